@@ -1,0 +1,50 @@
+//! An invoice as the API shows it.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// An invoice: a business obligation to be paid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invoice<'a> {
+    /// The client's id, or one made by payd.
+    pub id: Cow<'a, str>,
+    /// Minor units of `currency`.
+    pub amount: u64,
+    /// ISO 4217 code.
+    pub currency: Cow<'a, str>,
+    /// `PENDING`, `PROCESSING`, `PAID`, `FAILED` or `CANCELED`.
+    pub status: Cow<'a, str>,
+    /// What it is for.
+    pub description: Option<Cow<'a, str>>,
+    /// The client's own keys and values.
+    pub metadata: Cow<'a, BTreeMap<String, String>>,
+    /// The payment method that `pay` uses unless it names another.
+    pub payment_method: Option<Cow<'a, str>>,
+    /// When the business wants it paid. RFC 3339; payd only keeps it.
+    pub due_at: Option<Cow<'a, str>>,
+    /// Payments made for it so far.
+    pub attempts: u32,
+    /// An operator should look at it.
+    pub needs_attention: bool,
+    /// A cancel waits for the outcome of a payment that may have been sent.
+    pub cancel_requested: bool,
+    /// When the payment that waits will be sent. RFC 3339.
+    pub next_attempt_at: Option<Cow<'a, str>>,
+    /// RFC 3339.
+    pub created_at: Cow<'a, str>,
+    /// RFC 3339.
+    pub updated_at: Cow<'a, str>,
+    /// RFC 3339.
+    pub paid_at: Option<Cow<'a, str>>,
+}
+
+/// A page of invoices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InvoicePage<'a> {
+    /// The invoices, newest first unless asked otherwise.
+    pub invoices: Vec<Invoice<'a>>,
+    /// The cursor of the next page; `None` on the last.
+    pub next: Option<Cow<'a, str>>,
+}

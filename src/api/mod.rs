@@ -1,0 +1,15 @@
+//! The wire types of the contract (`DESIGN.md`, sections 3 and 4): what HTTP answers, what the
+//! log stores and what payctl reads are one set of types. It never decides anything.
+//!
+//! Text fields are `Cow`, so that the server writes them without a copy and payctl owns what it
+//! has read. Keys are always present, `null` where empty.
+
+mod event;
+mod invoice;
+mod payment;
+mod problem;
+
+pub use event::{Event, EventPage};
+pub use invoice::{Invoice, InvoicePage};
+pub use payment::{Failure, Payment, PaymentPage};
+pub use problem::{Code, FieldError, Problem};
