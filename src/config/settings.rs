@@ -193,37 +193,34 @@ fn read_gateway(reader: &mut Reader) -> Gateway {
 }
 
 fn read_simulator(reader: &mut Reader) -> Simulator {
-    let rate = |reader: &mut Reader, key| reader.get(key, Rate::default());
-    let simulator = Simulator {
-        latency: reader.within(
-            "gateway.simulator.latency",
-            Duration::ZERO,
-            Duration::ZERO..=SHORT_MAX,
-        ),
-        decline_rate: rate(reader, "gateway.simulator.decline_rate"),
-        timeout_rate: rate(reader, "gateway.simulator.timeout_rate"),
-        lost_rate: rate(reader, "gateway.simulator.lost_rate"),
-    };
-    let rates = [
-        simulator.decline_rate,
-        simulator.timeout_rate,
-        simulator.lost_rate,
+    const RATES: [&str; 3] = [
+        "gateway.simulator.decline_rate",
+        "gateway.simulator.timeout_rate",
+        "gateway.simulator.lost_rate",
     ];
+    let latency = reader.within(
+        "gateway.simulator.latency",
+        Duration::ZERO,
+        Duration::ZERO..=SHORT_MAX,
+    );
+    let rates = RATES.map(|key| reader.get(key, Rate::default()));
+    let [decline_rate, timeout_rate, lost_rate] = rates;
     if rates.map(Rate::per_million).iter().sum::<u32>() > Rate::ONE.per_million() {
         let message = format!(
             "decline_rate {}, timeout_rate {} and lost_rate {} together are more than 1; each charge has one outcome",
-            rates[0].to_toml(),
-            rates[1].to_toml(),
-            rates[2].to_toml()
+            decline_rate.to_toml(),
+            timeout_rate.to_toml(),
+            lost_rate.to_toml()
         );
-        let origin = last_said(
-            reader,
-            ["decline_rate", "timeout_rate", "lost_rate"]
-                .map(|name| format!("gateway.simulator.{name}")),
-        );
+        let origin = last_said(reader, &RATES);
         reader.fail(origin, "gateway.simulator", message);
     }
-    simulator
+    Simulator {
+        latency,
+        decline_rate,
+        timeout_rate,
+        lost_rate,
+    }
 }
 
 /// None where there is no URL, or a wrong one; that it is needed and missing is said here.
@@ -302,10 +299,9 @@ fn read_backoff(
 }
 
 /// The origin of whichever of these has one other than the default.
-fn last_said<const N: usize>(reader: &Reader, keys: [String; N]) -> Origin {
-    keys.iter()
-        .rev()
-        .map(|key| reader.origin(key))
+fn last_said(reader: &Reader, keys: &[&str]) -> Origin {
+    let said = keys.iter().rev().map(|key| reader.origin(key));
+    said.into_iter()
         .find(|origin| *origin != Origin::Default)
         .unwrap_or(Origin::Default)
 }
