@@ -100,7 +100,7 @@ impl Reader {
                     found = Some(value);
                 }
                 Err(message) if T::ECHOED => {
-                    self.fail(origin, key, format!("{} {message}", raw.shown()))
+                    self.fail(origin, key, format!("{} {message}", raw.shown()));
                 }
                 Err(message) => self.fail(origin, key, format!("the value {message}")),
             }
@@ -149,11 +149,7 @@ impl Reader {
                 let message = match &origin {
                     Origin::Environment(name) => {
                         let names = self.entries.iter().map(|entry| environment_name(entry.key));
-                        format!(
-                            "{}: unknown setting{}",
-                            plain(name),
-                            suggestion(name, names)
-                        )
+                        format!("unknown setting{}", suggestion(name, names))
                     }
                     _ if is_section(self, &key) => {
                         format!("{key}: is a section; write [{key}] and its keys beneath it")
