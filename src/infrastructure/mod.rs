@@ -1,9 +1,14 @@
 //! What touches the world: the database, gateways, the clock, chance, logs, files and sockets. It
-//! implements the ports of the application and decides nothing about money.
+//! implements the ports of the application, decides nothing about money and reads no settings: what
+//! it needs comes in as arguments.
 
 pub mod gateway;
 pub mod store;
 
-mod random;
+pub mod clock;
+pub mod random;
 
-pub use random::SystemRandom;
+pub mod directories;
+pub mod listen;
+pub mod lock;
+pub mod logging;
