@@ -67,13 +67,13 @@ impl SystemClock {
     }
 }
 
-/// Cut off, not rounded: a stamp is never later than the moment.
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.now_ms())
     }
 }
 
+/// Cut off, not rounded: a stamp is never later than the moment.
 fn milliseconds(time: Timespec) -> i64 {
     time.tv_sec
         .saturating_mul(1_000)

@@ -1,1 +1,4 @@
-fn main() {}
+//! One test binary: the real daemon, the real payctl, real sockets; and the engine on the real store
+//! with virtual time.
+
+mod engine;
