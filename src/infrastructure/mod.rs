@@ -3,3 +3,4 @@
 //! Nothing here decides about money, and nothing here reads settings: what it needs comes in as arguments.
 
 pub mod clock;
+pub mod directories;
