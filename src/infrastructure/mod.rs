@@ -4,3 +4,4 @@
 
 pub mod clock;
 pub mod directories;
+pub mod listen;
