@@ -5,3 +5,4 @@
 pub mod clock;
 pub mod directories;
 pub mod listen;
+pub mod lock;
