@@ -6,3 +6,4 @@ pub mod clock;
 pub mod directories;
 pub mod listen;
 pub mod lock;
+pub mod logging;
