@@ -261,6 +261,10 @@ impl Value for BaseUrl {
                     .to_owned(),
             );
         }
+        let past_host = uri.authority().zip(uri.host());
+        if past_host.is_some_and(|(all, host)| all.as_str() != host) && uri.port_u16().is_none() {
+            return Err("has a port that is none; write 1 to 65535, or leave it out".to_owned());
+        }
         if url.contains(['?', '#']) {
             return Err(
                 "has a query or a fragment; write the part before it, /charges is appended to it"

@@ -33,6 +33,7 @@ fn values_read_and_written() {
             shown::<BaseUrl>("https://gateway.example"),
             "\"https://gateway.example\"",
         ),
+        (shown::<BaseUrl>("http://[::1]:9"), "\"http://[::1]:9\""),
         (shown::<LogLevel>("debug"), "\"debug\""),
         (
             shown::<LogLevel>("WARN,payd::http=trace"),
@@ -108,6 +109,11 @@ fn values_refused() {
             message::<BaseUrl>(&word("http://gateway.example/#a")),
             "fragment",
         ),
+        (
+            message::<BaseUrl>(&word("http://gateway.example:65536")),
+            "port",
+        ),
+        (message::<BaseUrl>(&word("http://gateway.example:")), "port"),
         (message::<LogLevel>(&word("inof")), "off, error"),
         (message::<LogLevel>(&word("")), "off, error"),
         (message::<LogLevel>(&word("info,payd=loud")), "off, error"),

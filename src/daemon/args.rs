@@ -23,8 +23,7 @@ use crate::config::Flags;
         payd serve                  start at once, with a simulated gateway\n  \
         payd config show            which settings hold, and where each came from\n  \
         payd serve --dev            no token needed on this machine: for development",
-    arg_required_else_help = true,
-    disable_help_subcommand = true
+    arg_required_else_help = true
 )]
 pub struct PaydArgs {
     /// What to do.
@@ -50,11 +49,7 @@ pub enum Command {
     )]
     Serve(SettingsArgs),
     /// Check or show the settings
-    #[command(
-        subcommand,
-        arg_required_else_help = true,
-        disable_help_subcommand = true
-    )]
+    #[command(subcommand, arg_required_else_help = true)]
     Config(ConfigCommand),
     /// Check that the event log has not been altered
     #[command(
@@ -187,6 +182,7 @@ mod tests {
             ("payd backup f", ErrorKind::InvalidSubcommand, 2),
             ("payd serve --no-such-flag", ErrorKind::UnknownArgument, 2),
             ("payd serve extra", ErrorKind::UnknownArgument, 2),
+            ("payd help", ErrorKind::DisplayHelp, 0),
             ("payd --version", ErrorKind::DisplayVersion, 0),
             ("payd serve --help", ErrorKind::DisplayHelp, 0),
         ] {

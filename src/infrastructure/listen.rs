@@ -253,13 +253,12 @@ fn open_inode(path: &Path) -> Result<OwnedFd, Errno> {
     )
 }
 
-/// Held while a socket is looked at and replaced. File systems without locks do without.
+/// Held while a socket is looked at and replaced. Where the directory may not be read, or the file system
+/// has no locks, it goes without.
 fn lock_directory(dir: &Path, path: &Path) -> Result<Option<File>, ListenError> {
-    let refused = |source| ListenError::Unix {
-        path: path.to_owned(),
-        source,
+    let Ok(handle) = File::open(dir) else {
+        return Ok(None);
     };
-    let handle = File::open(dir).map_err(refused)?;
     for _ in 0..STARTING_STEPS_MAX {
         match handle.try_lock() {
             Ok(()) => return Ok(Some(handle)),
