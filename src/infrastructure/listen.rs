@@ -26,9 +26,9 @@ const SOCKET_MODE: u32 = 0o660;
 const BACKLOG: i32 = 1024;
 /// The longest path of a Unix socket on Linux. Source: unix(7), `sun_path`, less the NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
-/// Another payd that starts in the same directory is through within this, 10 ms a step.
-const STARTING_STEPS_MAX: u32 = 200;
-const STARTING_STEP: Duration = Duration::from_millis(10);
+/// Another payd that starts in the same directory is through long before 2 s.
+const STARTING_STEPS_MAX: u32 = 1_000;
+const STARTING_STEP: Duration = Duration::from_millis(2);
 
 /// A Unix socket that listens.
 #[derive(Debug)]

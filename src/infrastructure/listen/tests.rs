@@ -108,22 +108,29 @@ fn only_our_own_file_is_removed() {
 
 #[test]
 fn many_at_once_make_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("payd.sock");
-    drop(UnixListener::bind(&path).unwrap());
-    let bound: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| bind_unix(&path))).collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect()
-    });
-    assert_eq!(
-        bound.iter().filter(|bound| bound.is_ok()).count(),
-        1,
-        "{bound:?}"
-    );
-    UnixStream::connect(&path).unwrap();
+    /// Enough that a missing lock on the directory shows: tried without it, every run failed.
+    const ROUNDS: usize = 200;
+    const AT_ONCE: usize = 4;
+    for _ in 0..ROUNDS {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("payd.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let start = std::sync::Barrier::new(AT_ONCE);
+        let bound: Vec<_> = std::thread::scope(|scope| {
+            let bind = || {
+                start.wait();
+                bind_unix(&path)
+            };
+            let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(bind)).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().unwrap())
+                .collect()
+        });
+        let made = bound.iter().filter(|bound| bound.is_ok()).count();
+        assert_eq!(made, 1, "{bound:?}");
+        UnixStream::connect(&path).unwrap();
+    }
 }
 
 #[test]
