@@ -8,7 +8,7 @@ use std::path::PathBuf;
 pub enum Origin {
     /// Neither file nor environment nor flag says so.
     Default,
-    /// Follows from something else: in words, such as a directory that systemd gave.
+    /// A default that follows from something else: in words, such as `STATE_DIRECTORY`.
     Derived(String),
     /// A settings file, at this line, counted from 1; 0 where the file as a whole is meant.
     File {
@@ -40,7 +40,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => write!(f, "default"),
-            Origin::Derived(why) => write!(f, "{}", plain(why)),
+            Origin::Derived(why) => write!(f, "default, {}", plain(why)),
             Origin::File { path, line: 0 } => write!(f, "{}", plain(&path.to_string_lossy())),
             Origin::File { path, line } => write!(f, "{}:{line}", plain(&path.to_string_lossy())),
             Origin::Environment(name) => write!(f, "environment {}", plain(name)),

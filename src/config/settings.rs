@@ -282,11 +282,7 @@ fn read_backoff(
         return (base, cap);
     }
     if reader.origin(base_key) == Origin::Default {
-        reader.derive(
-            base_key,
-            cap.to_toml(),
-            &format!("default, lowered to {cap_key}"),
-        );
+        reader.derive(base_key, cap.to_toml(), &format!("lowered to {cap_key}"));
         return (cap, cap);
     }
     let message = format!(

@@ -391,7 +391,7 @@ fn shown_settings_load_to_the_same_settings() {
     loaded.derive("server.socket", Path::new("/never"), "never");
     let shown = loaded.to_toml();
     assert!(
-        shown.contains("data_dir = \"/data\"  # STATE_DIRECTORY\n"),
+        shown.contains("data_dir = \"/data\"  # default, STATE_DIRECTORY\n"),
         "{shown}"
     );
     assert!(!shown.contains("never"), "{shown}");

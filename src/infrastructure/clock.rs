@@ -67,17 +67,17 @@ impl SystemClock {
     }
 }
 
-impl Clock for SystemClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.now_ms())
-    }
-}
-
 /// Cut off, not rounded: a stamp is never later than the moment.
 fn milliseconds(time: Timespec) -> i64 {
     time.tv_sec
         .saturating_mul(1_000)
         .saturating_add(time.tv_nsec / 1_000_000)
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.now_ms())
+    }
 }
 
 #[cfg(test)]
