@@ -2,3 +2,4 @@
 //! with virtual time.
 
 mod engine;
+mod layers;
