@@ -72,7 +72,7 @@ impl Context {
     pub(crate) async fn send(&mut self, request: &Request) -> Outcome<Answer> {
         let deadline = Instant::now() + RESEND_FOR;
         let mut pause = Pause::new();
-        let mut arrived_perhaps = false;
+        let mut lost: Option<Failure> = None;
         loop {
             let (failure, wait) = match self.client.send(request).await {
                 Ok(answer) if answer.status.is_success() => return Ok(answer),
@@ -82,20 +82,26 @@ impl Context {
                     if !asks_for_patience(&failure) {
                         return Err(failure);
                     }
-                    (failure, wait.unwrap_or_else(|| pause.next()))
+                    (Some(failure), wait.unwrap_or_else(|| pause.next()))
                 }
                 Err(error) => {
-                    arrived_perhaps |= error.may_have_arrived();
-                    let first_try = !arrived_perhaps && pause.is_fresh();
+                    let arrived_perhaps = error.may_have_arrived();
                     let failure = Failure::from(error);
-                    if first_try || failure.exit() == Exit::NotAllowed {
+                    if lost.is_none() && !arrived_perhaps && pause.is_fresh() {
                         return Err(failure);
                     }
-                    (failure, pause.next())
+                    if arrived_perhaps {
+                        lost = Some(failure);
+                        (None, pause.next())
+                    } else {
+                        (Some(failure), pause.next())
+                    }
                 }
             };
             if Instant::now() + wait > deadline {
-                return Err(failure);
+                // The break in which it may have arrived matters more than what came after.
+                let failure = lost.or(failure);
+                return Err(failure.unwrap_or_else(|| Failure::unexpected("payd gave no answer")));
             }
             sleep(wait).await;
         }

@@ -179,8 +179,17 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Outcome 
 }
 
 async fn run_tail(tail: Tail, context: &mut Context) -> Outcome {
+    let typed = |name: &&&str| {
+        tail.types
+            .iter()
+            .any(|typed| typed.eq_ignore_ascii_case(name))
+    };
     let filter = Filter {
-        types: tail.types,
+        types: TYPES
+            .iter()
+            .filter(typed)
+            .map(ToString::to_string)
+            .collect(),
         invoice: tail.invoice,
     };
     let cursor = match tail.after {

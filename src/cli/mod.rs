@@ -70,7 +70,6 @@ const STYLES: Styles = Styles::styled()
     styles = STYLES,
     after_help = EXITS,
     max_term_width = 100,
-    propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true
 )]

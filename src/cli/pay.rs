@@ -26,6 +26,9 @@ use crate::client::{Answer, Client, Request};
 const WAIT_SECONDS_MAX: u64 = 60;
 /// However short the timeout, the request itself gets this long to be taken.
 const REQUEST_MIN: Duration = Duration::from_secs(5);
+/// How long a payd that takes nothing now (503, 429) is asked again: long enough for a restart.
+/// Nothing was done then, so giving up is safe.
+const PATIENCE_MAX: Duration = Duration::from_secs(10);
 /// However late it is, the last look at the invoice gets this long.
 const LOOK_MIN: Duration = Duration::from_secs(1);
 /// How often the spinner's text is renewed, where somebody watches it.
@@ -150,18 +153,26 @@ async fn ask(
     deadline: Instant,
     context: &mut Context,
 ) -> Outcome<Answer> {
-    let deadline = deadline.max(Instant::now() + REQUEST_MIN);
+    let started = Instant::now();
+    let request_deadline = deadline.max(started + REQUEST_MIN);
     let mut arrived_perhaps = false;
     let mut pause = Pause::new();
     loop {
-        let sent = timeout_at(deadline, context.client.send(request)).await;
-        let (failure, wait) = match sent {
+        let sent = timeout_at(request_deadline, context.client.send(request)).await;
+        let (failure, wait, deadline) = match sent {
             Ok(Ok(answer)) => {
                 let wait = answer.retry_after();
                 match succeeded(answer) {
                     Ok(answer) => return Ok(answer),
                     Err(failure) if asks_for_patience(&failure) => {
-                        (failure, wait.unwrap_or_else(|| pause.next()))
+                        let wait = wait.unwrap_or_else(|| pause.next());
+                        let refused = failure.exit() == Exit::Unexpected;
+                        let patience = if refused {
+                            started + PATIENCE_MAX
+                        } else {
+                            deadline
+                        };
+                        (failure, wait, deadline.min(patience))
                     }
                     Err(failure) => return Err(failure),
                 }
@@ -173,7 +184,7 @@ async fn ask(
                 if first_try {
                     return Err(failure);
                 }
-                (failure, pause.next())
+                (failure, pause.next(), deadline)
             }
             Err(_) => {
                 let waited = typed(plan.timeout);

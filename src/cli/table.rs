@@ -196,7 +196,7 @@ mod tests {
         vec![Cell::new(id), Cell::new(amount), Cell::new(note)]
     }
 
-    fn plain(lines: Vec<String>) -> String {
+    fn plain(lines: &[String]) -> String {
         anstream::adapter::strip_str(&lines.join("\n")).to_string()
     }
 
@@ -205,17 +205,17 @@ mod tests {
         let mut table = Table::new(COLUMNS, None);
         let lines = table.lines(&[row("漢", "1", "x\u{1b}y"), row("abc", "100", "")]);
         assert_eq!(
-            plain(lines),
+            plain(&lines),
             "ID   AMOUNT  NOTE\n漢        1  xy\nabc     100  "
         );
-        assert_eq!(plain(table.lines(&[row("d", "2", "z")])), "d         2  z");
+        assert_eq!(plain(&table.lines(&[row("d", "2", "z")])), "d         2  z");
     }
 
     #[test]
     fn where_it_is_narrow_the_least_needed_leaves() {
         let mut table = Table::new(COLUMNS, Some(12));
         assert_eq!(
-            plain(table.lines(&[row("a-long-id", "1", "note")])),
+            plain(&table.lines(&[row("a-long-id", "1", "note")])),
             "ID         AMOUNT\na-long-id       1"
         );
     }

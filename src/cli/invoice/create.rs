@@ -135,7 +135,15 @@ pub(super) async fn run(arguments: Arguments, context: &mut Context) -> Outcome 
     let body = body(&arguments, context)?;
     let json = serde_json::to_vec(&body)
         .map_err(|error| Failure::unexpected(format!("the request cannot be written: {error}")))?;
-    let answer = context.post("/invoices", json, &key).await?;
+    let answer = match context.post("/invoices", json, &key).await {
+        Ok(answer) => answer,
+        Err(Failure::Transport(error)) if error.may_have_arrived() => {
+            let message = format!("it is not known whether the invoice was created: {error}");
+            let tip = format!("the same again with --idempotency-key '{key}' creates it once");
+            return Err(Failure::own(Exit::Unreachable, message).with_tip(tip));
+        }
+        Err(failure) => return Err(failure),
+    };
     let invoice: Invoice<'static> = read(&answer.body, "invoice")?;
     if arguments.pay {
         let id = InvoiceId::parse(&invoice.id).map_err(Failure::unexpected)?;

@@ -1,0 +1,3 @@
+//! The small language in which the tests are written.
+
+pub(crate) mod scripted;
