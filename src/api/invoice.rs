@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::{self, Timestamp};
+
 /// An invoice: a business obligation to be paid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invoice<'a> {
@@ -38,6 +40,32 @@ pub struct Invoice<'a> {
     pub updated_at: Cow<'a, str>,
     /// RFC 3339.
     pub paid_at: Option<Cow<'a, str>>,
+}
+
+impl<'a> Invoice<'a> {
+    /// The view of an invoice. `next_attempt_at` comes from its latest payment.
+    #[must_use]
+    pub fn of(invoice: &'a domain::Invoice, next_attempt_at: Option<Timestamp>) -> Self {
+        let content = &invoice.content;
+        let text = |time: Timestamp| Cow::Owned(time.to_string());
+        Self {
+            id: content.id.as_str().into(),
+            amount: content.money.amount.minor_units(),
+            currency: content.money.currency.code().into(),
+            status: invoice.status.as_str().into(),
+            description: content.description.as_deref().map(Cow::Borrowed),
+            metadata: Cow::Borrowed(&content.metadata),
+            payment_method: content.payment_method.as_deref().map(Cow::Borrowed),
+            due_at: content.due_at.map(text),
+            attempts: invoice.attempts,
+            needs_attention: invoice.needs_attention,
+            cancel_requested: invoice.cancel_requested,
+            next_attempt_at: next_attempt_at.map(text),
+            created_at: text(invoice.created_at),
+            updated_at: text(invoice.updated_at),
+            paid_at: invoice.paid_at.map(text),
+        }
+    }
 }
 
 /// A page of invoices.

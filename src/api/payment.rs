@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::{self, Timestamp};
+
 /// A payment: one technical attempt to fulfil an invoice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Payment<'a> {
@@ -37,6 +39,30 @@ pub struct Payment<'a> {
     pub finished_at: Option<Cow<'a, str>>,
 }
 
+impl<'a> Payment<'a> {
+    /// The view of a payment, with its invoice's content.
+    #[must_use]
+    pub fn of(invoice: &'a domain::NewInvoice, payment: &'a domain::Payment) -> Self {
+        let text = |time: Timestamp| Cow::Owned(time.to_string());
+        Self {
+            id: payment.id.to_string().into(),
+            invoice_id: invoice.id.as_str().into(),
+            attempt: payment.attempt,
+            amount: invoice.money.amount.minor_units(),
+            currency: invoice.money.currency.code().into(),
+            status: payment.state.as_str().into(),
+            gateway: payment.gateway.as_deref().map(Cow::Borrowed),
+            gateway_reference: payment.gateway_reference.as_deref().map(Cow::Borrowed),
+            idempotency_key: payment.key.as_str().into(),
+            failure: payment.failure.as_ref().map(Failure::of),
+            requested_at: text(payment.requested_at),
+            due_at: text(payment.due_at),
+            sent_at: payment.sent_at.map(text),
+            finished_at: payment.finished_at.map(text),
+        }
+    }
+}
+
 /// Why a payment failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure<'a> {
@@ -48,6 +74,19 @@ pub struct Failure<'a> {
     pub message: Option<Cow<'a, str>>,
     /// Whether another attempt could succeed.
     pub retryable: bool,
+}
+
+impl<'a> Failure<'a> {
+    /// The view of a failure.
+    #[must_use]
+    pub fn of(failure: &'a domain::Failure) -> Self {
+        Self {
+            kind: failure.kind.as_str().into(),
+            code: failure.code.as_str().into(),
+            message: failure.message.as_deref().map(Cow::Borrowed),
+            retryable: failure.retryable,
+        }
+    }
 }
 
 /// All payments of an invoice, oldest first.

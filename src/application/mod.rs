@@ -1,1 +1,28 @@
-//! (in work)
+//! Use cases between the rules and the world: the engine that commits, the bus that wakes, the
+//! processor that sends and the resolver that asks again. No HTTP, no SQL, no clock of its own.
+
+pub mod ports;
+pub mod request;
+
+mod app;
+mod bus;
+
+mod engine;
+mod event_log;
+mod working_set;
+
+mod processor;
+mod resolver;
+
+mod metrics;
+mod verify;
+
+pub use app::{App, Overview};
+pub use bus::Bus;
+pub use engine::{Engine, EngineHandle, Fatal, Policy, Run, spawn};
+pub use event_log::{DecodeError, Decoded, EventRecord, chain, decode, first_digest};
+pub use metrics::{Counters, Decided, Metrics};
+pub use processor::Processor;
+pub use resolver::Resolver;
+pub use verify::{Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, verify};
+pub use working_set::{Entry, WorkingSet};

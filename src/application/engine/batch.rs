@@ -1,0 +1,649 @@
+//! One transaction: requests decided in turn on a working set, then written and committed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::domain::{
+    Aggregate, Command, Decision, Event, EventType, InvoiceId, InvoiceStatus, NewInvoice, Payment,
+    PaymentId, Refusal, Timestamp, create, decide,
+};
+
+use super::super::event_log::EventRecord;
+use super::super::ports::{ChargeRequest, Head, Queue, Store, StoreError};
+use super::super::request::{
+    Action, Caller, Envelope, InvoiceView, Outcome, PaymentView, Reply, StoredAnswer, SubmitError,
+};
+use super::super::working_set::{Entry, WorkingSet};
+use super::Engine;
+
+/// What a caller gets, once it is durable.
+pub(super) type Answered = Result<Outcome, SubmitError>;
+
+/// A transaction under way.
+pub(super) struct Batch<'e, S> {
+    engine: &'e mut Engine<S>,
+    caller_payd: Caller,
+    now: Timestamp,
+    head: Head,
+    paused: bool,
+    set: WorkingSet,
+    records: Vec<(InvoiceId, EventRecord)>,
+    answers: HashMap<(Arc<str>, String), StoredAnswer>,
+    lines: Vec<Line>,
+    settled: Vec<InvoiceId>,
+    due: Vec<ChargeRequest>,
+    lookups: Vec<ChargeRequest>,
+    wrote: bool,
+}
+
+/// What a committed transaction leaves to be told.
+pub(super) struct Done {
+    pub(super) head: Head,
+    pub(super) paused: bool,
+    pub(super) lines: Vec<Line>,
+    pub(super) settled: Vec<InvoiceId>,
+    pub(super) due: Vec<ChargeRequest>,
+    pub(super) lookups: Vec<ChargeRequest>,
+    pub(super) wrote: bool,
+}
+
+/// One state change, for the log of the process.
+pub(super) struct Line {
+    sequence: u64,
+    pub(super) kind: EventType,
+    invoice: InvoiceId,
+    status: InvoiceStatus,
+    payment: Option<(PaymentId, u32)>,
+    traceparent: Option<String>,
+    actor: Arc<str>,
+}
+
+/// A command was not decided: refused by the rules, or its invoice cannot be read.
+enum Undecided {
+    Refused(Refusal),
+    SetAside(String),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Undecided {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::BadRow(why) => Self::SetAside(why),
+            error => Self::Store(error),
+        }
+    }
+}
+
+impl<'e, S: Store> Batch<'e, S> {
+    pub(super) fn begin(engine: &'e mut Engine<S>, now: Timestamp) -> Result<Self, StoreError> {
+        engine.store.begin()?;
+        Ok(Self {
+            caller_payd: Caller::payd(),
+            now,
+            head: engine.head(),
+            paused: engine.info.paused,
+            set: WorkingSet::default(),
+            records: Vec::new(),
+            answers: HashMap::new(),
+            lines: Vec::new(),
+            settled: Vec::new(),
+            due: Vec::new(),
+            lookups: Vec::new(),
+            wrote: false,
+            engine,
+        })
+    }
+
+    /// Decides one request.
+    pub(super) fn decide(&mut self, request: &Envelope) -> Result<Answered, StoreError> {
+        let Some(key) = &request.idempotency else {
+            return Ok(self
+                .act(request)?
+                .map(|result| Outcome::Fresh(result, None)));
+        };
+        let name = (Arc::clone(&request.caller.actor), key.key.clone());
+        let kept = match self.answers.get(&name) {
+            Some(answer) => Some(answer.clone()),
+            None => self.engine.store.answer(&name.0, &name.1)?,
+        };
+        match kept {
+            Some(kept) if kept.fingerprint == key.fingerprint => {
+                return Ok(Ok(Outcome::Replayed(kept.answer)));
+            }
+            Some(_) => return Ok(Ok(Outcome::KeyReused)),
+            None => {}
+        }
+        let result = match self.act(request)? {
+            Ok(result) => result,
+            Err(error) => return Ok(Err(error)),
+        };
+        let answer = (key.encode)(&result);
+        if let Some(answer) = &answer {
+            let stored = StoredAnswer {
+                fingerprint: key.fingerprint,
+                answer: answer.clone(),
+            };
+            self.engine.store.keep_answer(&name.0, &name.1, &stored)?;
+            self.answers.insert(name, stored);
+            self.wrote = true;
+        }
+        Ok(Ok(Outcome::Fresh(result, answer)))
+    }
+
+    /// The inner result is the rules' word; the outer one says that a row could not be read.
+    fn act(
+        &mut self,
+        request: &Envelope,
+    ) -> Result<Result<Result<Reply, Refusal>, SubmitError>, StoreError> {
+        let caller = &request.caller;
+        let result = match &request.action {
+            Action::Create(invoices) => invoices
+                .iter()
+                .map(|new| match self.create(new, caller) {
+                    Err(Undecided::Refused(refusal)) => Ok(Err(refusal)),
+                    Err(other) => Err(other),
+                    Ok(created) => Ok(Ok(created)),
+                })
+                .collect::<Result<Vec<_>, _>>()
+                .map(Reply::Created),
+            Action::OnInvoice(id, command) => self.on_invoice(id, command, caller),
+            Action::OnPayment(payment, command) => self.on_payment(*payment, command, caller),
+            Action::Pause(paused) => {
+                self.paused = *paused;
+                self.wrote = true;
+                self.engine
+                    .store
+                    .set_paused(*paused)
+                    .map(|()| Reply::Done)
+                    .map_err(Undecided::from)
+            }
+            Action::ExpireAnswers { lived } => {
+                self.wrote = true;
+                self.engine
+                    .store
+                    .expire_answers(*lived, EXPIRE_MAX)
+                    .map(|_| Reply::Done)
+                    .map_err(Undecided::from)
+            }
+            // Claims are answered by `claim`.
+            Action::StopClaims | Action::ClaimDue { .. } | Action::ClaimLookups { .. } => {
+                Ok(Reply::Done)
+            }
+        };
+        match result {
+            Ok(reply) => Ok(Ok(Ok(reply))),
+            Err(Undecided::Refused(refusal)) => Ok(Ok(Err(refusal))),
+            Err(Undecided::SetAside(why)) => {
+                tracing::error!(%why, "an invoice cannot be read and is set aside; `payd verify` says more");
+                Ok(Err(SubmitError::Internal(why)))
+            }
+            Err(Undecided::Store(error)) => Err(error),
+        }
+    }
+
+    fn create(
+        &mut self,
+        new: &NewInvoice,
+        caller: &Caller,
+    ) -> Result<(InvoiceView, bool), Undecided> {
+        let now = self.now;
+        let standing = self.load(&new.id)?;
+        let decision = create(standing.map(|entry| &entry.aggregate.invoice), new, now)
+            .map_err(Undecided::Refused)?;
+        let created = !decision.is_nothing();
+        if let Some(Event::InvoiceCreated(invoice)) = decision.events.first() {
+            let entry = Entry::new(Aggregate::new((**invoice).clone()));
+            let record = self.record(&decision.events[0], &entry.aggregate, caller, None);
+            self.set.insert(new.id.clone(), entry);
+            self.push(new.id.clone(), vec![record]);
+        }
+        let entry = self
+            .set
+            .get(&new.id)
+            .ok_or(Undecided::Refused(Refusal::InvoiceNotFound))?;
+        Ok((view(&entry.aggregate), created))
+    }
+
+    fn on_invoice(
+        &mut self,
+        id: &InvoiceId,
+        command: &Command,
+        caller: &Caller,
+    ) -> Result<Reply, Undecided> {
+        self.load(id)?
+            .ok_or(Undecided::Refused(Refusal::InvoiceNotFound))?;
+        let changed = self.carry_out(id, command, caller)?;
+        let aggregate = self.aggregate(id)?;
+        match command {
+            Command::Pay { .. } => {
+                let payment = aggregate
+                    .latest()
+                    .ok_or(Undecided::Refused(Refusal::PaymentNotFound))?;
+                let view = PaymentView {
+                    invoice: aggregate.invoice.content.clone(),
+                    payment: payment.clone(),
+                };
+                Ok(Reply::Payment {
+                    payment: Box::new(view),
+                    fresh: changed,
+                })
+            }
+            _ => Ok(Reply::Invoice(view(aggregate))),
+        }
+    }
+
+    fn on_payment(
+        &mut self,
+        payment: PaymentId,
+        command: &Command,
+        caller: &Caller,
+    ) -> Result<Reply, Undecided> {
+        let unknown = || Undecided::Refused(Refusal::PaymentNotFound);
+        // Paid in this very batch, it is in the set and not yet in the store.
+        let invoice = match self.engine.store.invoice_of(payment)? {
+            Some(invoice) => invoice,
+            None => self.set_invoice_of(payment).ok_or_else(unknown)?,
+        };
+        self.load(&invoice)?.ok_or_else(unknown)?;
+        if self.aggregate(&invoice)?.payment(payment).is_none() {
+            let older = self.engine.store.payment(payment)?.ok_or_else(unknown)?;
+            if let Some(entry) = self.set.get_mut(&invoice) {
+                let place = entry
+                    .aggregate
+                    .payments
+                    .partition_point(|it| it.attempt < older.attempt);
+                entry.aggregate.payments.insert(place, older);
+            }
+        }
+        let changed = self.carry_out(&invoice, command, caller)?;
+        let aggregate = self.aggregate(&invoice)?;
+        let payment = aggregate.payment(payment).ok_or_else(unknown)?.clone();
+        let view = PaymentView {
+            invoice: aggregate.invoice.content.clone(),
+            payment,
+        };
+        Ok(Reply::Payment {
+            payment: Box::new(view),
+            fresh: changed,
+        })
+    }
+
+    /// Leases that have run out: nobody knows what became of those sends.
+    pub(super) fn lose_leases(
+        &mut self,
+        until: Timestamp,
+        limit: usize,
+        reason: &str,
+    ) -> Result<usize, StoreError> {
+        let lost = self.queue(Queue::Leases, until, limit)?;
+        let mut count = 0;
+        for id in &lost {
+            let sending = self.load_or_set_aside(id)?.and_then(|entry| {
+                entry
+                    .aggregate
+                    .latest()
+                    .map(|payment| (payment.id, payment.work.epoch))
+            });
+            let Some((payment, epoch)) = sending else {
+                continue;
+            };
+            let outcome = crate::domain::Outcome::Unknown {
+                reason: reason.to_owned(),
+            };
+            let command = Command::Settle {
+                payment,
+                epoch,
+                outcome,
+            };
+            let caller = self.caller_payd.clone();
+            if self.carry_out_or_set_aside(id, &command, &caller)? {
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Gives the workers that wait what is due, claimed in this same commit.
+    pub(super) fn claim(&mut self) -> Result<(), StoreError> {
+        let sending = if self.paused {
+            0
+        } else {
+            self.engine.due.limit()
+        };
+        let looking = self.engine.lookups.limit();
+        if sending > 0 {
+            let gateway = self.engine.policy.gateway.clone();
+            self.due = self.take(Queue::Due, sending, &Command::Claim { gateway })?;
+        }
+        if looking > 0 {
+            self.lookups = self.take(Queue::Lookups, looking, &Command::Look)?;
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        queue: Queue,
+        limit: usize,
+        command: &Command,
+    ) -> Result<Vec<ChargeRequest>, StoreError> {
+        let mut taken = Vec::new();
+        for id in self.queue(queue, self.now, limit)? {
+            if self.load_or_set_aside(&id)?.is_none() {
+                continue;
+            }
+            let caller = self.caller_payd.clone();
+            if self.carry_out_or_set_aside(&id, command, &caller)?
+                && let Some(entry) = self.set.get(&id)
+                && let Some(payment) = entry.aggregate.latest()
+            {
+                taken.push(charge_request(&entry.aggregate, payment));
+            }
+        }
+        Ok(taken)
+    }
+
+    /// The head of a queue as it stands within this transaction.
+    fn queue(
+        &mut self,
+        queue: Queue,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<InvoiceId>, StoreError> {
+        self.flush()?;
+        let engine = &mut *self.engine;
+        let limit_with_set_aside = limit + engine.set_aside.len();
+        let mut ids =
+            engine
+                .store
+                .queue(queue, &engine.policy.gateway, until, limit_with_set_aside)?;
+        ids.retain(|id| !engine.set_aside.contains(id));
+        ids.truncate(limit);
+        Ok(ids)
+    }
+
+    /// Writes, and commits if there is anything to commit.
+    pub(super) fn finish(mut self) -> Result<Done, StoreError> {
+        self.flush()?;
+        if self.wrote {
+            self.engine.store.commit()?;
+        } else {
+            self.engine.store.rollback();
+        }
+        Ok(Done {
+            head: self.head,
+            paused: self.paused,
+            lines: self.lines,
+            settled: self.settled,
+            due: self.due,
+            lookups: self.lookups,
+            wrote: self.wrote,
+        })
+    }
+
+    fn flush(&mut self) -> Result<(), StoreError> {
+        let store = &mut self.engine.store;
+        let mut wrote = false;
+        self.set.try_for_each(|entry| {
+            if !entry.is_changed() {
+                return Ok(());
+            }
+            wrote = true;
+            store.save(entry)
+        })?;
+        for (invoice, record) in self.records.drain(..) {
+            let row = self.set.get(&invoice).and_then(|entry| entry.row);
+            let row = row.ok_or_else(|| {
+                StoreError::Fatal(format!("invoice {invoice} has no row after it was saved"))
+            })?;
+            store.append(&record, row)?;
+        }
+        self.wrote |= wrote;
+        Ok(())
+    }
+
+    /// Decides a command on a loaded invoice, and folds what follows. Says whether anything did.
+    fn carry_out(
+        &mut self,
+        id: &InvoiceId,
+        command: &Command,
+        caller: &Caller,
+    ) -> Result<bool, Undecided> {
+        let context = self.engine.context(self.now);
+        let before = self.aggregate(id)?;
+        let decision = decide(before, command, &context).map_err(Undecided::Refused)?;
+        if decision.is_nothing() {
+            return Ok(false);
+        }
+        let status_before = before.invoice.status;
+        let mut after = before.clone();
+        let (records, changed) = self.fold(&mut after, &decision, caller)?;
+        let settled = status_before == InvoiceStatus::Processing
+            && after.invoice.status != InvoiceStatus::Processing;
+        if let Some(entry) = self.set.get_mut(id) {
+            entry.aggregate = after;
+            entry.invoice_changed |= !decision.events.is_empty();
+            for payment in changed {
+                entry.payment_changed(payment);
+            }
+        }
+        self.push(id.clone(), records);
+        if settled {
+            self.settled.push(id.clone());
+        }
+        Ok(true)
+    }
+
+    /// Folds a decision into a state that nobody sees yet, so that a fold that fails changes nothing.
+    fn fold(
+        &self,
+        state: &mut Aggregate,
+        decision: &Decision,
+        caller: &Caller,
+    ) -> Result<(Vec<(EventRecord, Line)>, Vec<PaymentId>), Undecided> {
+        let mut records: Vec<(EventRecord, Line)> = Vec::with_capacity(decision.events.len());
+        let mut changed = Vec::new();
+        for event in &decision.events {
+            let inherited = state
+                .latest()
+                .and_then(|payment| payment.traceparent.clone());
+            state
+                .apply(event, self.now)
+                .map_err(|error| Undecided::SetAside(error.to_string()))?;
+            let traceparent = caller.traceparent.clone().or(inherited);
+            if let Some(id) = event.payment() {
+                changed.push(id);
+                if let Some(payment) = state.payments.iter_mut().find(|payment| payment.id == id) {
+                    payment.traceparent =
+                        payment.traceparent.take().or_else(|| traceparent.clone());
+                }
+            }
+            let (sequence, digest) = match records.last() {
+                Some((record, _)) => (record.sequence, record.digest),
+                None => (self.head.sequence, self.head.digest),
+            };
+            records.push(self.record_after(
+                sequence,
+                &digest,
+                event,
+                state,
+                caller,
+                traceparent.as_deref(),
+            ));
+        }
+        if let Some(work) = &decision.work
+            && let Some(payment) = state.payments.last_mut()
+        {
+            work.apply(payment, self.now);
+            changed.push(payment.id);
+        }
+        Ok((records, changed))
+    }
+
+    fn record(
+        &self,
+        event: &Event,
+        state: &Aggregate,
+        caller: &Caller,
+        traceparent: Option<&str>,
+    ) -> (EventRecord, Line) {
+        let traceparent = traceparent.or(caller.traceparent.as_deref());
+        self.record_after(
+            self.head.sequence,
+            &self.head.digest,
+            event,
+            state,
+            caller,
+            traceparent,
+        )
+    }
+
+    fn record_after(
+        &self,
+        sequence: u64,
+        digest: &[u8; 32],
+        event: &Event,
+        state: &Aggregate,
+        caller: &Caller,
+        traceparent: Option<&str>,
+    ) -> (EventRecord, Line) {
+        let source = self.engine.info.source;
+        let record = EventRecord::encode(
+            sequence + 1,
+            digest,
+            source,
+            caller,
+            traceparent,
+            event,
+            state,
+            self.now,
+        );
+        let line = Line {
+            sequence: record.sequence,
+            kind: record.kind,
+            invoice: state.invoice.id().clone(),
+            status: state.invoice.status,
+            payment: event
+                .payment()
+                .and_then(|id| state.payment(id))
+                .map(|payment| (payment.id, payment.attempt)),
+            traceparent: traceparent.map(str::to_owned),
+            actor: Arc::clone(&caller.actor),
+        };
+        (record, line)
+    }
+
+    fn push(&mut self, id: InvoiceId, records: Vec<(EventRecord, Line)>) {
+        for (record, line) in records {
+            self.head = Head {
+                sequence: record.sequence,
+                digest: record.digest,
+                time: Some(self.now),
+            };
+            self.lines.push(line);
+            self.records.push((id.clone(), record));
+        }
+    }
+
+    fn load(&mut self, id: &InvoiceId) -> Result<Option<&Entry>, StoreError> {
+        if self.set.get(id).is_none() {
+            match self.engine.store.load(id)? {
+                Some(entry) => self.set.insert(id.clone(), entry),
+                None => return Ok(None),
+            }
+        }
+        Ok(self.set.get(id))
+    }
+
+    /// For work that payd does by itself: an invoice that cannot be read must not stop the others.
+    fn load_or_set_aside(&mut self, id: &InvoiceId) -> Result<Option<&Entry>, StoreError> {
+        if let Err(StoreError::BadRow(why)) = self.load(id) {
+            self.set_aside(id, &why);
+            return Ok(None);
+        }
+        Ok(self.set.get(id))
+    }
+
+    fn carry_out_or_set_aside(
+        &mut self,
+        id: &InvoiceId,
+        command: &Command,
+        caller: &Caller,
+    ) -> Result<bool, StoreError> {
+        match self.carry_out(id, command, caller) {
+            Ok(changed) => Ok(changed),
+            Err(Undecided::Refused(_)) => Ok(false),
+            Err(Undecided::SetAside(why)) => {
+                self.set_aside(id, &why);
+                Ok(false)
+            }
+            Err(Undecided::Store(error)) => Err(error),
+        }
+    }
+
+    fn set_aside(&mut self, id: &InvoiceId, why: &str) {
+        tracing::error!(invoice = %id, %why, "the invoice cannot be worked on and is set aside; `payd verify` says more");
+        self.engine.set_aside.insert(id.clone());
+    }
+
+    fn aggregate(&self, id: &InvoiceId) -> Result<&Aggregate, Undecided> {
+        self.set
+            .get(id)
+            .map(|entry| &entry.aggregate)
+            .ok_or(Undecided::Refused(Refusal::InvoiceNotFound))
+    }
+
+    fn set_invoice_of(&self, payment: PaymentId) -> Option<InvoiceId> {
+        self.set.find_payment(payment).cloned()
+    }
+}
+
+/// Answers dropped at once: a few milliseconds of work, so that a purge never holds up payments.
+const EXPIRE_MAX: usize = 1000;
+
+impl Line {
+    /// One line per state change, with all that connects it.
+    pub(super) fn log(&self) {
+        let payment = self
+            .payment
+            .as_ref()
+            .map(|(id, _)| tracing::field::display(*id));
+        let attempt = self.payment.as_ref().map(|(_, attempt)| *attempt);
+        let trace_id = self
+            .traceparent
+            .as_deref()
+            .and_then(|it| it.split('-').nth(1));
+        tracing::info!(
+            target: "payd::event",
+            sequence = self.sequence,
+            invoice = %self.invoice,
+            status = self.status.as_str(),
+            payment,
+            attempt,
+            trace_id,
+            actor = &*self.actor,
+            "{}",
+            self.kind.as_str(),
+        );
+    }
+}
+
+fn view(aggregate: &Aggregate) -> InvoiceView {
+    InvoiceView {
+        invoice: aggregate.invoice.clone(),
+        next_attempt_at: aggregate.next_attempt_at(),
+    }
+}
+
+fn charge_request(aggregate: &Aggregate, payment: &Payment) -> ChargeRequest {
+    ChargeRequest {
+        invoice: aggregate.invoice.content.clone(),
+        payment: payment.id,
+        attempt: payment.attempt,
+        key: payment.key.clone(),
+        method: payment.method.clone(),
+        send: payment.work.epoch,
+        sent_at: payment.sent_at.unwrap_or(payment.requested_at),
+        traceparent: payment.traceparent.clone(),
+    }
+}

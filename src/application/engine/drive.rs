@@ -1,0 +1,150 @@
+//! What drives the engine: a bounded queue in front of it, and a thread of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::super::ports::Store;
+use super::super::request::{Action, Caller, Envelope, Idempotency, Outcome, SubmitError};
+use super::{Engine, Fatal};
+
+/// Requests that may wait. At some tens of thousands a second, a full queue is a wait of well under
+/// a second; beyond it callers are told to come back, and memory stays bounded.
+const QUEUE_MAX: usize = 4096;
+
+/// Requests decided in one commit: enough to fill a sync, few enough that the first does not wait
+/// long for the last.
+const BATCH_MAX: usize = 512;
+
+/// The engine as others see it. Cheap to clone.
+#[derive(Clone)]
+pub struct EngineHandle {
+    queue: mpsc::Sender<Envelope>,
+    state: Arc<State>,
+}
+
+struct State {
+    writable: AtomicBool,
+    paused: AtomicBool,
+}
+
+impl EngineHandle {
+    /// Submits a request from outside. A full queue is an answer, not a wait.
+    ///
+    /// # Errors
+    /// Where there is no outcome.
+    pub async fn submit(
+        &self,
+        caller: Caller,
+        action: Action,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Outcome, SubmitError> {
+        let (reply, outcome) = oneshot::channel();
+        match self.queue.try_send(Envelope {
+            caller,
+            action,
+            idempotency,
+            reply,
+        }) {
+            Ok(()) => outcome.await.unwrap_or(Err(SubmitError::Stopping)),
+            Err(TrySendError::Full(_)) => Err(SubmitError::QueueFull),
+            Err(TrySendError::Closed(_)) => Err(SubmitError::Stopping),
+        }
+    }
+
+    /// Submits payd's own work, which waits for its place: there is never more of it than workers.
+    ///
+    /// # Errors
+    /// Where there is no outcome.
+    pub async fn submit_own(&self, action: Action) -> Result<Outcome, SubmitError> {
+        let (reply, outcome) = oneshot::channel();
+        let envelope = Envelope {
+            caller: Caller::payd(),
+            action,
+            idempotency: None,
+            reply,
+        };
+        match self.queue.send(envelope).await {
+            Ok(()) => outcome.await.unwrap_or(Err(SubmitError::Stopping)),
+            Err(_) => Err(SubmitError::Stopping),
+        }
+    }
+
+    /// Whether the last commit went through.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.state.writable.load(Ordering::Relaxed)
+    }
+
+    /// Whether an operator has paused sending.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.state.paused.load(Ordering::Relaxed)
+    }
+
+    /// Requests waiting now, and how many may.
+    #[must_use]
+    pub fn queue(&self) -> (usize, usize) {
+        (QUEUE_MAX - self.queue.capacity(), QUEUE_MAX)
+    }
+}
+
+/// The engine's own loop, to be driven to its end.
+pub struct Run<S> {
+    engine: Engine<S>,
+    queue: mpsc::Receiver<Envelope>,
+    state: Arc<State>,
+}
+
+/// Puts a queue in front of an engine.
+#[must_use]
+pub fn spawn<S: Store>(engine: Engine<S>) -> (EngineHandle, Run<S>) {
+    let (sender, queue) = mpsc::channel(QUEUE_MAX);
+    let paused = AtomicBool::new(engine.info().paused);
+    let state = Arc::new(State {
+        writable: AtomicBool::new(true),
+        paused,
+    });
+    (
+        EngineHandle {
+            queue: sender,
+            state: Arc::clone(&state),
+        },
+        Run {
+            engine,
+            queue,
+            state,
+        },
+    )
+}
+
+impl<S: Store> Run<S> {
+    /// Runs until every handle is gone and everything submitted is decided. It blocks while it
+    /// commits, so it belongs on a thread of its own.
+    ///
+    /// # Errors
+    /// Where the process must end.
+    pub async fn run(mut self) -> Result<(), Fatal> {
+        let mut envelopes = Vec::with_capacity(BATCH_MAX);
+        loop {
+            let wait = self.engine.sleep().unwrap_or(Duration::MAX);
+            // A timeout is a reason to run, too: something is due.
+            match tokio::time::timeout(wait, self.queue.recv_many(&mut envelopes, BATCH_MAX)).await
+            {
+                Ok(0) => return Ok(()),
+                Ok(_) | Err(_) => {}
+            }
+            let batch = std::mem::replace(&mut envelopes, Vec::with_capacity(BATCH_MAX));
+            self.engine.run(batch)?;
+            self.state
+                .writable
+                .store(self.engine.is_writable(), Ordering::Relaxed);
+            self.state
+                .paused
+                .store(self.engine.info().paused, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The engine: a group-commit state machine, and the only writer.
+//!
+//! It takes whatever commands are waiting, loads the invoices that they touch, lets the domain
+//! decide each in turn, writes all of it in one transaction, syncs once, and only then answers
+//! each caller and rings the bus. A refusal costs its neighbours nothing.
+//!
+//! What it must never do: answer, ring or let a payment be sent before the commit; go on after a
+//! commit whose fate nobody knows; call a gateway.
+
+mod batch;
+mod drive;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::domain::{Context, InvoiceId, LookupPolicy, RetryPolicy, Timestamp};
+
+use super::bus::Bus;
+use super::metrics::{Decided, Metrics};
+use super::ports::{Clock, Head, Queue, Random, Store, StoreError, StoreInfo};
+use super::request::{Action, Envelope, SubmitError};
+
+use batch::Batch;
+
+pub use drive::{EngineHandle, Run, spawn};
+
+/// What the rules leave to configuration, and which gateway payments go to.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// How declined payments are followed by others.
+    pub retry: RetryPolicy,
+    /// How open questions are looked up.
+    pub lookup: LookupPolicy,
+    /// How soon after a send a "not found" of the gateway is final.
+    pub lookup_lag: Duration,
+    /// How long a claim holds: longer than any send may take.
+    pub lease: Duration,
+    /// The gateway's name.
+    pub gateway: String,
+}
+
+/// The engine cannot go on: nobody knows what is on disk, so nothing may be done outside.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(
+    "payd stops here, before it does anything else: {0}. What was acknowledged is on disk; start payd again, and it looks up every open payment before it sends anything"
+)]
+pub struct Fatal(pub String);
+
+/// How long to leave a queue alone whose head cannot be worked on.
+const STUCK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Leases found at start are dealt with in batches of this size.
+const RECOVERY_BATCH: usize = 1000;
+
+/// The engine.
+pub struct Engine<S> {
+    store: S,
+    info: StoreInfo,
+    policy: Policy,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    bus: Bus,
+    metrics: Arc<dyn Metrics>,
+    now: Timestamp,
+    due: Claims,
+    lookups: Claims,
+    stopping: bool,
+    set_aside: HashSet<InvoiceId>,
+    wake_at: Option<Timestamp>,
+    writable: bool,
+}
+
+/// A worker's standing request for work of one kind.
+#[derive(Default)]
+struct Claims {
+    parked: Option<Envelope>,
+}
+
+impl<S: Store> Engine<S> {
+    /// Takes over a store. The bus is told where its log ends.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn new(
+        mut store: S,
+        policy: Policy,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        bus: Bus,
+        metrics: Arc<dyn Metrics>,
+    ) -> Result<Self, StoreError> {
+        let info = store.info()?;
+        bus.advance(info.head.sequence);
+        let now = info
+            .head
+            .time
+            .map_or(clock.now(), |newest| newest.max(clock.now()));
+        Ok(Self {
+            store,
+            info,
+            policy,
+            clock,
+            random,
+            bus,
+            metrics,
+            now,
+            due: Claims::default(),
+            lookups: Claims::default(),
+            stopping: false,
+            set_aside: HashSet::new(),
+            wake_at: None,
+            writable: true,
+        })
+    }
+
+    /// What the store knows of itself.
+    pub const fn info(&self) -> &StoreInfo {
+        &self.info
+    }
+
+    /// Turns everything that was being sent when the last process ended into UNKNOWN: it is looked
+    /// up before anything is sent again. Says how many there were.
+    ///
+    /// # Errors
+    /// Where the store fails.
+    pub fn recover(&mut self) -> Result<usize, StoreError> {
+        let mut recovered = 0;
+        loop {
+            let now = self.tick();
+            let mut batch = Batch::begin(self, now)?;
+            let lost = batch.lose_leases(
+                Timestamp::from_millis(i64::MAX),
+                RECOVERY_BATCH,
+                "payd stopped while it was being sent",
+            );
+            match lost.and_then(|lost| batch.finish().map(|done| (lost, done))) {
+                Ok((0, _)) => return Ok(recovered),
+                Ok((lost, done)) => {
+                    recovered += lost;
+                    self.publish(done);
+                }
+                Err(error) => {
+                    self.store.rollback();
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Decides a batch of requests, and what has become due besides. Every envelope is answered,
+    /// but for claims, which may stay until there is something to claim.
+    ///
+    /// # Errors
+    /// Where the process must end.
+    pub fn run(&mut self, envelopes: Vec<Envelope>) -> Result<(), Fatal> {
+        let now = self.tick();
+        let mut requests = Vec::with_capacity(envelopes.len());
+        for envelope in envelopes {
+            self.sort(envelope, &mut requests);
+        }
+        match self.decide(&requests, now) {
+            Ok(outcomes) => answer(requests, outcomes),
+            Err(StoreError::Constraint(why)) if requests.len() > 1 => {
+                // One of them breaks a rule of the schema; the others must not pay for it.
+                tracing::error!(%why, "a batch was refused by the database; deciding its requests one by one");
+                for request in requests {
+                    self.run_alone(request, now)?;
+                }
+            }
+            Err(error) => self.fail(requests, error)?,
+        }
+        if !self.writable {
+            self.probe()?;
+        }
+        self.wake_at = self.next_wake().map_err(|error| Fatal(error.to_string()))?;
+        Ok(())
+    }
+
+    /// Whether the last attempt to write went through.
+    pub const fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Finds out whether there is room again, though nobody asks for anything to be written.
+    fn probe(&mut self) -> Result<(), Fatal> {
+        let paused = self.info.paused;
+        let result = self
+            .store
+            .begin()
+            .and_then(|()| self.store.set_paused(paused))
+            .and_then(|()| self.store.commit());
+        match result {
+            Ok(()) => {
+                tracing::info!("the database can be written again");
+                self.writable = true;
+                Ok(())
+            }
+            Err(error) => {
+                self.store.rollback();
+                self.fail(Vec::new(), error)
+            }
+        }
+    }
+
+    /// How long [`Self::run`] may wait for requests: then something is due. `None`: for ever.
+    pub fn sleep(&self) -> Option<Duration> {
+        self.wake_at.map(|at| at.since(self.clock.now()))
+    }
+
+    fn run_alone(&mut self, request: Envelope, now: Timestamp) -> Result<(), Fatal> {
+        let requests = vec![request];
+        match self.decide(&requests, now) {
+            Ok(outcomes) => answer(requests, outcomes),
+            Err(error) => self.fail(requests, error)?,
+        }
+        Ok(())
+    }
+
+    /// Claims wait; everything else is decided now.
+    fn sort(&mut self, envelope: Envelope, requests: &mut Vec<Envelope>) {
+        let claims = match envelope.action {
+            Action::ClaimDue { .. } => &mut self.due,
+            Action::ClaimLookups { .. } => &mut self.lookups,
+            Action::StopClaims => {
+                self.stopping = true;
+                self.due.send_home();
+                self.lookups.send_home();
+                requests.push(envelope);
+                return;
+            }
+            _ => {
+                requests.push(envelope);
+                return;
+            }
+        };
+        claims.send_home();
+        claims.parked = Some(envelope);
+        if self.stopping {
+            claims.send_home();
+        }
+    }
+
+    fn decide(
+        &mut self,
+        requests: &[Envelope],
+        now: Timestamp,
+    ) -> Result<Vec<batch::Answered>, StoreError> {
+        let something_due = self.wake_at.is_some_and(|at| at <= now);
+        let claims_wait = self.due.parked.is_some() || self.lookups.parked.is_some();
+        if requests.is_empty() && !something_due && !claims_wait {
+            return Ok(Vec::new());
+        }
+        let mut batch = Batch::begin(self, now)?;
+        let result = (|| {
+            let outcomes = requests
+                .iter()
+                .map(|request| batch.decide(request))
+                .collect::<Result<Vec<_>, _>>()?;
+            batch.lose_leases(
+                now,
+                RECOVERY_BATCH,
+                "the worker that was sending it was lost",
+            )?;
+            batch.claim()?;
+            Ok((outcomes, batch.finish()?))
+        })();
+        match result {
+            Ok((outcomes, done)) => {
+                self.publish(done);
+                Ok(outcomes)
+            }
+            Err(error) => {
+                self.store.rollback();
+                Err(error)
+            }
+        }
+    }
+
+    /// Tells the world what is durable now.
+    fn publish(&mut self, done: batch::Done) {
+        self.writable |= done.wrote;
+        self.info.head = done.head;
+        self.info.paused = done.paused;
+        for line in &done.lines {
+            line.log();
+            match line.kind {
+                crate::domain::EventType::PaymentSucceeded => {
+                    self.metrics.payment_decided(Decided::Succeeded)
+                }
+                crate::domain::EventType::PaymentFailed => {
+                    self.metrics.payment_decided(Decided::Failed)
+                }
+                _ => {}
+            }
+        }
+        for (claims, claimed) in [(&mut self.due, done.due), (&mut self.lookups, done.lookups)] {
+            if !claimed.is_empty() {
+                claims.give(claimed);
+            }
+        }
+        if !done.lines.is_empty() {
+            self.bus.advance(done.head.sequence);
+            self.bus.settled(&done.settled);
+        }
+    }
+
+    fn fail(&mut self, requests: Vec<Envelope>, error: StoreError) -> Result<(), Fatal> {
+        let why = match error {
+            StoreError::Fatal(why) => return Err(Fatal(why)),
+            StoreError::NoRoom(_) | StoreError::Busy(_) => {
+                if std::mem::replace(&mut self.writable, false) {
+                    tracing::error!(%error, "nothing can be written; requests are refused until that changes");
+                }
+                SubmitError::Unwritable(error.to_string())
+            }
+            StoreError::Constraint(_) | StoreError::BadRow(_) => {
+                tracing::error!(%error, "a request could not be carried out");
+                SubmitError::Internal(error.to_string())
+            }
+        };
+        for claims in [&mut self.due, &mut self.lookups] {
+            if let Some(parked) = claims.parked.take() {
+                // The worker comes back by itself.
+                let _ = parked.reply.send(Err(why.clone()));
+            }
+        }
+        for request in requests {
+            let _ = request.reply.send(Err(why.clone()));
+        }
+        Ok(())
+    }
+
+    /// When the engine must run though nobody asks.
+    fn next_wake(&mut self) -> Result<Option<Timestamp>, StoreError> {
+        let gateway = self.policy.gateway.as_str();
+        let mut queues = vec![Queue::Leases];
+        if self.due.parked.is_some() && !self.info.paused {
+            queues.push(Queue::Due);
+        }
+        if self.lookups.parked.is_some() {
+            queues.push(Queue::Lookups);
+        }
+        let mut next = None;
+        for queue in queues {
+            if let Some(at) = self.store.next(queue, gateway)? {
+                next = Some(next.map_or(at, |earliest: Timestamp| earliest.min(at)));
+            }
+        }
+        if !self.writable {
+            next = Some(self.now);
+        }
+        // What is due has just been looked at; what is still there cannot be worked on now.
+        Ok(next.map(|at| {
+            if at <= self.now {
+                self.now.plus(STUCK_PAUSE)
+            } else {
+                at
+            }
+        }))
+    }
+
+    /// payd's time never goes backwards, not even against what an earlier process stored.
+    fn tick(&mut self) -> Timestamp {
+        self.now = self.now.max(self.clock.now());
+        self.now
+    }
+
+    fn context(&self, now: Timestamp) -> Context {
+        Context {
+            now,
+            draw: self.random.draw(),
+            store: self.info.store,
+            retry: self.policy.retry,
+            lookup: self.policy.lookup,
+            lookup_lag: self.policy.lookup_lag,
+            lease: self.policy.lease,
+        }
+    }
+
+    const fn head(&self) -> Head {
+        self.info.head
+    }
+}
+
+impl Claims {
+    /// Answers a worker that waits with nothing.
+    fn send_home(&mut self) {
+        self.give(Vec::new());
+    }
+
+    fn give(&mut self, claimed: Vec<super::ports::ChargeRequest>) {
+        use super::request::{Outcome, Reply};
+        if let Some(parked) = self.parked.take() {
+            // A worker that is gone has left its claims to the lease.
+            let _ = parked
+                .reply
+                .send(Ok(Outcome::Fresh(Ok(Reply::Claimed(claimed)), None)));
+        }
+    }
+
+    /// How many the worker would take.
+    fn limit(&self) -> usize {
+        match self
+            .parked
+            .as_ref()
+            .filter(|parked| !parked.reply.is_closed())
+            .map(|parked| &parked.action)
+        {
+            Some(Action::ClaimDue { limit } | Action::ClaimLookups { limit }) => *limit,
+            _ => 0,
+        }
+    }
+}
+
+fn answer(requests: Vec<Envelope>, outcomes: Vec<batch::Answered>) {
+    for (request, outcome) in requests.into_iter().zip(outcomes) {
+        // Nobody listening any more is fine: what was decided stands.
+        let _ = request.reply.send(outcome);
+    }
+}

@@ -1,0 +1,418 @@
+//! Events as the log stores them: CloudEvents 1.0 in JSON, each written once, for log, streams and
+//! hash chain together; and read back to fold them.
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::api;
+use crate::domain::{
+    Aggregate, Amount, Cause, Currency, Event, EventType, Failure, FailureKind, GatewayKey,
+    Invoice, InvoiceId, InvoiceStatus, Money, NewInvoice, PaymentId, ResolveAs, StoreId, Timestamp,
+};
+
+use super::request::Caller;
+
+/// An event with its place in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRecord {
+    /// 1, 2, 3, … in commit order.
+    pub sequence: u64,
+    /// Its type.
+    pub kind: EventType,
+    /// The JSON, as it is stored and streamed.
+    pub bytes: Vec<u8>,
+    /// The digest of the chain up to and including it.
+    pub digest: [u8; 32],
+}
+
+/// The digest before the first event.
+#[must_use]
+pub fn first_digest(store: StoreId) -> [u8; 32] {
+    Sha256::digest(format!("payd log of {store}").as_bytes()).into()
+}
+
+/// The digest after an event: SHA-256 over the digest before and the event's own bytes.
+#[must_use]
+pub fn chain(before: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
+    Sha256::new()
+        .chain_update(before)
+        .chain_update(bytes)
+        .finalize()
+        .into()
+}
+
+impl EventRecord {
+    /// Writes an event. `state` is the invoice with the event folded in, at `at`.
+    #[must_use]
+    pub fn encode(
+        sequence: u64,
+        before: &[u8; 32],
+        source: StoreId,
+        caller: &Caller,
+        traceparent: Option<&str>,
+        event: &Event,
+        state: &Aggregate,
+        at: Timestamp,
+    ) -> Self {
+        let envelope = Envelope {
+            sequence,
+            source,
+            caller,
+            traceparent,
+            event,
+            state,
+            at,
+        };
+        // Writing these types to memory has no way to fail.
+        let bytes = serde_json::to_vec(&envelope).expect("an event is always JSON");
+        let digest = chain(before, &bytes);
+        Self {
+            sequence,
+            kind: event.kind(),
+            bytes,
+            digest,
+        }
+    }
+}
+
+struct Envelope<'a> {
+    sequence: u64,
+    source: StoreId,
+    caller: &'a Caller,
+    traceparent: Option<&'a str>,
+    event: &'a Event,
+    state: &'a Aggregate,
+    at: Timestamp,
+}
+
+impl Serialize for Envelope<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("specversion", "1.0")?;
+        map.serialize_entry("id", &Text(self.sequence))?;
+        map.serialize_entry("source", &Text(format_args!("/payd/{}", self.source)))?;
+        map.serialize_entry("type", self.event.kind().as_str())?;
+        map.serialize_entry("subject", self.state.invoice.id().as_str())?;
+        map.serialize_entry("time", &Text(self.at))?;
+        map.serialize_entry("datacontenttype", "application/json")?;
+        if let Some(traceparent) = self.traceparent {
+            map.serialize_entry("traceparent", traceparent)?;
+        }
+        map.serialize_entry("actor", &*self.caller.actor)?;
+        map.serialize_entry(
+            "data",
+            &Data {
+                event: self.event,
+                state: self.state,
+            },
+        )?;
+        map.end()
+    }
+}
+
+/// The data of an event. What only `payd verify` needs to fold it stands at the end.
+struct Data<'a> {
+    event: &'a Event,
+    state: &'a Aggregate,
+}
+
+impl Serialize for Data<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let invoice = &self.state.invoice;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("invoice_id", invoice.id().as_str())?;
+        map.serialize_entry("invoice_status", invoice.status.as_str())?;
+        if let Some(payment) = self.event.payment() {
+            map.serialize_entry("payment_id", &Text(payment))?;
+            map.serialize_entry("attempt", &self.state.payment(payment).map(|it| it.attempt))?;
+            map.serialize_entry("amount", &invoice.content.money.amount.minor_units())?;
+            map.serialize_entry("currency", invoice.content.money.currency.code())?;
+        }
+        match self.event {
+            Event::InvoiceCreated(created) => {
+                let view = api::Invoice::of(created, None);
+                map.serialize_entry("id", &view.id)?;
+                map.serialize_entry("amount", &view.amount)?;
+                map.serialize_entry("currency", &view.currency)?;
+                map.serialize_entry("status", &view.status)?;
+                map.serialize_entry("description", &view.description)?;
+                map.serialize_entry("metadata", &view.metadata)?;
+                map.serialize_entry("payment_method", &view.payment_method)?;
+                map.serialize_entry("due_at", &view.due_at)?;
+                map.serialize_entry("attempts", &view.attempts)?;
+                map.serialize_entry("needs_attention", &view.needs_attention)?;
+                map.serialize_entry("cancel_requested", &view.cancel_requested)?;
+                map.serialize_entry("next_attempt_at", &view.next_attempt_at)?;
+                map.serialize_entry("created_at", &view.created_at)?;
+                map.serialize_entry("updated_at", &view.updated_at)?;
+                map.serialize_entry("paid_at", &view.paid_at)?;
+            }
+            Event::PaymentRequested {
+                key,
+                method,
+                due_at,
+                cause,
+                ..
+            } => {
+                map.serialize_entry("due_at", &Text(due_at))?;
+                map.serialize_entry("cause", cause.as_str())?;
+                map.serialize_entry("payment_method", method)?;
+                map.serialize_entry("idempotency_key", key.as_str())?;
+            }
+            Event::PaymentAccepted {
+                gateway,
+                reference,
+                reason,
+                ..
+            } => {
+                map.serialize_entry("reason", reason)?;
+                map.serialize_entry("gateway", gateway)?;
+                map.serialize_entry("gateway_reference", reference)?;
+            }
+            Event::PaymentUnknown {
+                gateway, reason, ..
+            }
+            | Event::PaymentReviewRequired {
+                gateway, reason, ..
+            } => {
+                map.serialize_entry("reason", reason)?;
+                map.serialize_entry("gateway", gateway)?;
+            }
+            Event::PaymentResolved {
+                actor,
+                reason,
+                resolved_as,
+                ..
+            } => {
+                map.serialize_entry("actor", actor)?;
+                map.serialize_entry("reason", reason)?;
+                map.serialize_entry("as", resolved_as.as_str())?;
+            }
+            Event::PaymentSucceeded {
+                gateway, reference, ..
+            } => {
+                map.serialize_entry("gateway", gateway)?;
+                map.serialize_entry("gateway_reference", reference)?;
+            }
+            Event::PaymentFailed {
+                gateway,
+                failure,
+                next_attempt_at,
+                ..
+            } => {
+                map.serialize_entry("failure", &api::Failure::of(failure))?;
+                map.serialize_entry("will_retry", &next_attempt_at.is_some())?;
+                map.serialize_entry("next_attempt_at", &next_attempt_at.map(Text))?;
+                map.serialize_entry("gateway", gateway)?;
+            }
+            Event::PaymentCanceled { reason, .. }
+            | Event::InvoiceCanceled { reason }
+            | Event::InvoiceCancelRequested { reason } => map.serialize_entry("reason", reason)?,
+            Event::PaymentContradicted { evidence, .. } => {
+                map.serialize_entry("evidence", evidence)?
+            }
+            Event::InvoiceAttentionRequired { reason } => map.serialize_entry("reason", reason)?,
+        }
+        map.end()
+    }
+}
+
+/// Written as JSON text, without a detour over a `String`.
+struct Text<T>(T);
+
+impl<T: std::fmt::Display> Serialize for Text<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// An event read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decoded {
+    /// Its place in the log.
+    pub sequence: u64,
+    /// The invoice that it is about.
+    pub invoice: InvoiceId,
+    /// When it was committed.
+    pub at: Timestamp,
+    /// The fact.
+    pub event: Event,
+    /// The invoice's status after it, as the event says.
+    pub invoice_status: InvoiceStatus,
+}
+
+/// The bytes are not an event of the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not an event that payd wrote: {0}")]
+pub struct DecodeError(String);
+
+/// Reads an event back.
+///
+/// # Errors
+/// Where the bytes are not an event that [`EventRecord::encode`] wrote.
+pub fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
+    let envelope: api::Event<'_> =
+        serde_json::from_slice(bytes).map_err(|error| DecodeError(error.to_string()))?;
+    let data: Value = serde_json::from_str(envelope.data.get())
+        .map_err(|error| DecodeError(error.to_string()))?;
+    let data = Fields(&data);
+    let kind = parsed("type", EventType::parse(&envelope.kind))?;
+    let at = parsed("time", Timestamp::parse(&envelope.time).ok())?;
+    let invoice = data.parse("invoice_id", |it| InvoiceId::parse(it).ok())?;
+    let payment = || data.parse("payment_id", |it| PaymentId::parse(it).ok());
+    let event = match kind {
+        EventType::InvoiceCreated => {
+            Event::InvoiceCreated(Box::new(Invoice::new(content(&data, &invoice)?, at)))
+        }
+        EventType::PaymentRequested => Event::PaymentRequested {
+            payment: payment()?,
+            attempt: data
+                .number("attempt")
+                .and_then(|n| parsed("attempt", u32::try_from(n).ok()))?,
+            key: key(&data)?,
+            method: data.optional("payment_method")?,
+            due_at: data.parse("due_at", |it| Timestamp::parse(it).ok())?,
+            cause: data.parse("cause", Cause::parse)?,
+        },
+        EventType::PaymentAccepted => Event::PaymentAccepted {
+            payment: payment()?,
+            gateway: data.text("gateway")?,
+            reference: data.optional("gateway_reference")?,
+            reason: data.optional("reason")?,
+        },
+        EventType::PaymentUnknown => Event::PaymentUnknown {
+            payment: payment()?,
+            gateway: data.text("gateway")?,
+            reason: data.text("reason")?,
+        },
+        EventType::PaymentReviewRequired => Event::PaymentReviewRequired {
+            payment: payment()?,
+            gateway: data.text("gateway")?,
+            reason: data.text("reason")?,
+        },
+        EventType::PaymentResolved => Event::PaymentResolved {
+            payment: payment()?,
+            actor: data.text("actor")?,
+            reason: data.text("reason")?,
+            resolved_as: data.parse("as", ResolveAs::parse)?,
+        },
+        EventType::PaymentSucceeded => Event::PaymentSucceeded {
+            payment: payment()?,
+            gateway: data.text("gateway")?,
+            reference: data.optional("gateway_reference")?,
+        },
+        EventType::PaymentFailed => Event::PaymentFailed {
+            payment: payment()?,
+            gateway: data.text("gateway")?,
+            failure: failure(&data)?,
+            next_attempt_at: time(&data, "next_attempt_at")?,
+        },
+        EventType::PaymentCanceled => Event::PaymentCanceled {
+            payment: payment()?,
+            reason: data.optional("reason")?,
+        },
+        EventType::PaymentContradicted => Event::PaymentContradicted {
+            payment: payment()?,
+            evidence: data.text("evidence")?,
+        },
+        EventType::InvoiceCancelRequested => Event::InvoiceCancelRequested {
+            reason: data.optional("reason")?,
+        },
+        EventType::InvoiceCanceled => Event::InvoiceCanceled {
+            reason: data.optional("reason")?,
+        },
+        EventType::InvoiceAttentionRequired => Event::InvoiceAttentionRequired {
+            reason: data.text("reason")?,
+        },
+    };
+    Ok(Decoded {
+        sequence: parsed("id", envelope.id.parse().ok())?,
+        invoice,
+        at,
+        event,
+        invoice_status: data.parse("invoice_status", InvoiceStatus::parse)?,
+    })
+}
+
+fn content(data: &Fields<'_>, id: &InvoiceId) -> Result<NewInvoice, DecodeError> {
+    let amount = data
+        .number("amount")
+        .and_then(|n| parsed("amount", Amount::new(n).ok()))?;
+    let currency = data.parse("currency", |it| Currency::parse(it).ok())?;
+    let metadata = data
+        .0
+        .get("metadata")
+        .and_then(|it| serde_json::from_value(it.clone()).ok());
+    Ok(NewInvoice {
+        id: id.clone(),
+        money: Money { amount, currency },
+        description: data.optional("description")?,
+        metadata: parsed("metadata", metadata)?,
+        payment_method: data.optional("payment_method")?,
+        due_at: time(data, "due_at")?,
+    })
+}
+
+fn key(data: &Fields<'_>) -> Result<GatewayKey, DecodeError> {
+    data.text("idempotency_key").map(GatewayKey::from_stored)
+}
+
+fn failure(data: &Fields<'_>) -> Result<Failure, DecodeError> {
+    let failure = Fields(parsed("failure", data.0.get("failure"))?);
+    Ok(Failure {
+        kind: failure.parse("kind", FailureKind::parse)?,
+        code: failure.text("code")?,
+        message: failure.optional("message")?,
+        retryable: parsed(
+            "retryable",
+            failure.0.get("retryable").and_then(Value::as_bool),
+        )?,
+    })
+}
+
+fn time(data: &Fields<'_>, name: &str) -> Result<Option<Timestamp>, DecodeError> {
+    match data.optional(name)? {
+        Some(text) => parsed(name, Timestamp::parse(&text).ok()).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn parsed<T>(name: &str, value: Option<T>) -> Result<T, DecodeError> {
+    value.ok_or_else(|| DecodeError(format!("`{name}` is missing or wrong")))
+}
+
+/// The fields of a JSON object that payd wrote.
+struct Fields<'a>(&'a Value);
+
+impl Fields<'_> {
+    fn text(&self, name: &str) -> Result<String, DecodeError> {
+        parsed(
+            name,
+            self.0.get(name).and_then(Value::as_str).map(str::to_owned),
+        )
+    }
+
+    fn optional(&self, name: &str) -> Result<Option<String>, DecodeError> {
+        match self.0.get(name) {
+            Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            _ => Err(DecodeError(format!("`{name}` is missing or wrong"))),
+        }
+    }
+
+    fn number(&self, name: &str) -> Result<u64, DecodeError> {
+        parsed(name, self.0.get(name).and_then(Value::as_u64))
+    }
+
+    fn parse<T>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, DecodeError> {
+        parsed(
+            name,
+            self.0.get(name).and_then(Value::as_str).and_then(parse),
+        )
+    }
+}

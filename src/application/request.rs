@@ -1,0 +1,179 @@
+//! What callers may ask of the engine: a closed set of actions, and their answers.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::domain::{
+    Command, Invoice, InvoiceId, NewInvoice, Payment, PaymentId, Refusal, Timestamp,
+};
+
+use super::ports::ChargeRequest;
+
+/// Who asks, and in which context: goes into events and logs.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// `uid:1000` on the socket, `tcp` on TCP, `payd` for payd's own work.
+    pub actor: Arc<str>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+}
+
+impl Caller {
+    /// payd itself.
+    #[must_use]
+    pub fn payd() -> Self {
+        Self {
+            actor: "payd".into(),
+            traceparent: None,
+        }
+    }
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub enum Action {
+    /// Make invoices, each on its own merits.
+    Create(Vec<NewInvoice>),
+    /// A command on an invoice: `pay` or `cancel`.
+    OnInvoice(InvoiceId, Command),
+    /// A command on a payment: the outcome of a send or of a lookup, or an operator's word.
+    OnPayment(PaymentId, Command),
+    /// Take due payments to send them. Answered when there are some.
+    ClaimDue {
+        /// At most so many, at least one.
+        limit: usize,
+    },
+    /// Take open questions to look them up. Answered when there are some.
+    ClaimLookups {
+        /// At most so many, at least one.
+        limit: usize,
+    },
+    /// No claims any more: those that wait are answered with nothing. payd is shutting down.
+    StopClaims,
+    /// Stop or go on sending.
+    Pause(bool),
+    /// Drop answers that are kept for long enough.
+    ExpireAnswers {
+        /// Time lived since the last time.
+        lived: std::time::Duration,
+    },
+}
+
+/// The answer to an action that was not refused.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// To `Create`: each invoice, and whether it is new; or its own refusal.
+    Created(Vec<Result<(InvoiceView, bool), Refusal>>),
+    /// To `cancel`.
+    Invoice(InvoiceView),
+    /// To commands that are about a payment: the payment that stands, and whether it is new.
+    Payment {
+        /// The payment that stands.
+        payment: Box<PaymentView>,
+        /// Whether it was requested just now.
+        fresh: bool,
+    },
+    /// To the claims.
+    Claimed(Vec<ChargeRequest>),
+    /// To the rest.
+    Done,
+}
+
+/// An invoice, with what its payments add to the view of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvoiceView {
+    /// The invoice.
+    pub invoice: Invoice,
+    /// When the payment that waits will be sent.
+    pub next_attempt_at: Option<Timestamp>,
+}
+
+/// A payment, with what its invoice adds to the view of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PaymentView {
+    /// The invoice's content.
+    pub invoice: NewInvoice,
+    /// The payment.
+    pub payment: Payment,
+}
+
+/// An answer as it went out, kept byte for byte. What it means is the business of who encoded it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The Location header.
+    pub location: Option<String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// An answer kept under an idempotency key, with the fingerprint of the request that it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredAnswer {
+    /// SHA-256 over method, path and body.
+    pub fingerprint: [u8; 32],
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// Turns a result into the answer to keep. `None`: this one is not kept. It may be called again
+/// for the same request where a batch has to be decided anew.
+pub type Encode = Box<dyn Fn(&Result<Reply, Refusal>) -> Option<Answer> + Send>;
+
+/// An idempotency key with what it stands for.
+pub struct Idempotency {
+    /// 1 to 255 printable ASCII.
+    pub key: String,
+    /// SHA-256 over method, path and body.
+    pub fingerprint: [u8; 32],
+    /// How the answer is written. It runs before the commit, since it is part of it.
+    pub encode: Encode,
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Decided now; with the answer as it was kept, where a key was given.
+    Fresh(Result<Reply, Refusal>, Option<Answer>),
+    /// The key has been answered before: this is that answer.
+    Replayed(Answer),
+    /// The key was used for another request.
+    KeyReused,
+}
+
+/// Why a request got no outcome. Nothing has happened, unless it says otherwise.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SubmitError {
+    /// The queue is full.
+    #[error("payd has more work waiting than it takes on")]
+    QueueFull,
+    /// payd is shutting down.
+    #[error("payd is shutting down")]
+    Stopping,
+    /// The store has no room, or is held by another process.
+    #[error("{0}")]
+    Unwritable(String),
+    /// The first request with this key is still running.
+    #[error("the first request with this key is still running")]
+    InProgress,
+    /// The key is in use for another request, which is still running.
+    #[error("the key is in use for another request")]
+    KeyReused,
+    /// This one request could not be carried out.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// A request on its way to the engine.
+pub struct Envelope {
+    /// Who asks.
+    pub caller: Caller,
+    /// What.
+    pub action: Action,
+    /// Under which key.
+    pub idempotency: Option<Idempotency>,
+    /// Where the outcome goes. Nobody listening is fine: what was decided stands.
+    pub reply: oneshot::Sender<Result<Outcome, SubmitError>>,
+}

@@ -1,0 +1,3 @@
+//! The composition root of `payd`: the one place that knows every layer.
+
+pub mod args;

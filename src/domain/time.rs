@@ -1,0 +1,124 @@
+//! Points in time, as arguments. Nothing here reads a clock.
+
+use std::fmt;
+use std::time::Duration;
+
+/// A point in time, in milliseconds since the Unix epoch, UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+/// The text is not an RFC 3339 time that payd can keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not an RFC 3339 time, such as 2026-01-02T03:04:05Z")]
+pub struct TimestampError;
+
+impl Timestamp {
+    /// From milliseconds since the Unix epoch. What lies outside years 0 to 9999 is moved to the
+    /// nearest end, so that every timestamp can be printed.
+    #[must_use]
+    pub fn from_millis(millis: i64) -> Self {
+        const YEAR_0: i64 = -62_167_219_200_000;
+        const YEAR_9999_END: i64 = 253_402_300_799_999;
+        Self(millis.clamp(YEAR_0, YEAR_9999_END))
+    }
+
+    /// Milliseconds since the Unix epoch.
+    #[must_use]
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// Reads RFC 3339 with any offset. Digits below a millisecond are cut off.
+    ///
+    /// # Errors
+    /// Where the text is anything else.
+    pub fn parse(text: &str) -> Result<Self, TimestampError> {
+        // jiff reads more than RFC 3339 (no seconds, `[zone]`), which a contract should not.
+        let shape = text.len() >= "2026-01-02T03:04:05Z".len()
+            && text
+                .as_bytes()
+                .get(10)
+                .is_some_and(|b| matches!(b, b'T' | b't' | b' '))
+            && text.as_bytes().get(16) == Some(&b':')
+            && !text.contains('[');
+        if !shape {
+            return Err(TimestampError);
+        }
+        let time: jiff::Timestamp = text.parse().map_err(|_| TimestampError)?;
+        Ok(Self::from_millis(time.as_millisecond()))
+    }
+
+    /// This much later.
+    #[must_use]
+    pub fn plus(self, by: Duration) -> Self {
+        let by = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        Self::from_millis(self.0.saturating_add(by))
+    }
+
+    /// How long after `earlier`; zero where it is not after it.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl fmt::Display for Timestamp {
+    /// RFC 3339, UTC, always with three decimals, so that texts sort as times do.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(time) => write!(f, "{time:.3}"),
+            // `from_millis` keeps it within jiff's years.
+            Err(_) => Err(fmt::Error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_rfc_3339_and_nothing_else() {
+        let rows = [
+            ("2026-01-02T03:04:05Z", Some("2026-01-02T03:04:05.000Z")),
+            (
+                "2026-01-02T03:04:05.6789Z",
+                Some("2026-01-02T03:04:05.678Z"),
+            ),
+            (
+                "2026-01-02T05:04:05+02:00",
+                Some("2026-01-02T03:04:05.000Z"),
+            ),
+            ("2026-01-02", None),
+            ("2026-01-02T03:04Z", None),
+            ("2026-01-02T03:04:05", None),
+            ("2026-01-02T03:04:05+02:00[Europe/Berlin]", None),
+            ("soon", None),
+            ("", None),
+        ];
+        for (text, want) in rows {
+            assert_eq!(
+                Timestamp::parse(text)
+                    .ok()
+                    .map(|t| t.to_string())
+                    .as_deref(),
+                want,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_ends_of_time_can_be_printed() {
+        assert_eq!(
+            Timestamp::from_millis(i64::MAX).to_string(),
+            "9999-12-31T23:59:59.999Z"
+        );
+        assert_eq!(
+            Timestamp::from_millis(i64::MIN).to_string(),
+            "0000-01-01T00:00:00.000Z"
+        );
+        let last = Timestamp::from_millis(i64::MAX);
+        assert_eq!(last.plus(Duration::MAX), last);
+    }
+}
