@@ -15,6 +15,8 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 /// The longest id.
 const ID_BYTES_MAX: usize = 64;
+/// The longest timeout that means anything; more is taken as this.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86_400);
 /// The longest idempotency key.
 const KEY_BYTES_MAX: usize = 255;
 
@@ -97,7 +99,8 @@ pub(crate) fn key(text: &str) -> Result<String, String> {
 pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     let wrong = || "a timeout is a number and a unit: 500ms, 60s, 5m, 1h30m".to_owned();
     let duration: SignedDuration = text.parse().map_err(|_| wrong())?;
-    Duration::try_from(duration).map_err(|_| wrong())
+    let duration = Duration::try_from(duration).map_err(|_| wrong())?;
+    Ok(duration.min(TIMEOUT_MAX))
 }
 
 /// A duration as it is typed: `60s`, `1m30s`.
@@ -164,6 +167,7 @@ mod tests {
     fn timeouts_have_a_unit() {
         assert_eq!(timeout("60s"), Ok(Duration::from_secs(60)));
         assert_eq!(timeout("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(timeout("99999999999999h"), Ok(TIMEOUT_MAX));
         assert_eq!(timeout("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(typed(Duration::from_secs(90)), "1m30s");
         for bad in ["", "60", "-1s", "soon"] {

@@ -18,8 +18,12 @@ use crate::cli::context::{Context, query, read};
 use crate::cli::failure::{Exit, Failure, Outcome};
 use crate::cli::output::{Format, Output};
 use crate::cli::payment::reason;
-use crate::cli::text::{clean, clock, money, relative, status_style, styled};
+use crate::cli::text::{clean, clock, money, relative, status_style, styled, wrap};
 
+/// Sentences stand in from the headings.
+const INDENT: &str = "  ";
+/// What happened stands behind its time.
+const EVENT_INDENT: &str = "                        ";
 /// The largest page of events that is asked for.
 const PAGE: &str = "1000";
 
@@ -88,7 +92,8 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Outcome 
                 events: &parsed,
                 now: context.now(),
             };
-            context.out.lines(&story.tell())?;
+            let width = context.out.width();
+            context.out.lines(&story.tell(width))?;
         }
     }
     Ok(Exit::Done)
@@ -123,7 +128,7 @@ struct Story<'a> {
 }
 
 impl Story<'_> {
-    fn tell(&self) -> Vec<String> {
+    fn tell(&self, width: Option<usize>) -> Vec<String> {
         let invoice = self.invoice;
         let mut lines = vec![format!(
             "{} over {} is {}.",
@@ -138,27 +143,30 @@ impl Story<'_> {
         lines.push(Output::bold("What happened"));
         for event in self.events {
             let data: Value = serde_json::from_str(event.data.get()).unwrap_or_default();
-            lines.push(format!(
-                "  {}  {}",
-                clock(&event.time),
-                clean(&self.sentence(event, &data))
-            ));
+            let (time, sentence) = (clock(&event.time), self.sentence(event, &data));
+            let room = format!("{EVENT_INDENT}{}", clean(&sentence));
+            let mut told = wrap(&room, width, EVENT_INDENT);
+            if let Some(first) = told.first_mut() {
+                *first = format!("  {time}  {}", first.trim_start());
+            }
+            lines.extend(told);
         }
         let Standing { why, next, can } = self.standing();
         lines.push(String::new());
         lines.push(Output::bold("Why it stands there"));
-        lines.extend(why.iter().map(|line| format!("  {}", clean(line))));
+        let told = |line: &String| wrap(&format!("  {}", clean(line)), width, INDENT);
+        lines.extend(why.iter().flat_map(told));
         if invoice.needs_attention {
             let red = AnsiColor::Red.on_default().bold();
             let text = match self.attention() {
                 Some(reason) => format!("It needs your attention: {reason}"),
                 None => "It needs your attention.".to_owned(),
             };
-            lines.push(format!("  {}", styled(&text, red)));
+            lines.extend(wrap(&format!("  {}", styled(&text, red)), width, INDENT));
         }
         lines.push(String::new());
         lines.push(Output::bold("What comes next"));
-        lines.extend(next.iter().map(|line| format!("  {}", clean(line))));
+        lines.extend(next.iter().flat_map(told));
         if !can.is_empty() {
             lines.push(String::new());
             lines.push(Output::bold("What you can do"));

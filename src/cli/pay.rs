@@ -61,7 +61,7 @@ pub(crate) struct Arguments {
     timeout: Duration,
 
     /// Return as soon as payd has taken it for good, before it is decided
-    #[arg(long, conflicts_with = "timeout")]
+    #[arg(long)]
     no_wait: bool,
 
     /// The key under which payd knows a repetition; made here where none is given

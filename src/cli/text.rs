@@ -3,9 +3,11 @@
 
 use std::borrow::Cow;
 
+use anstream::adapter::strip_str;
 use anstyle::{AnsiColor, Style};
 use iso_currency::Currency;
 use jiff::Timestamp;
+use unicode_width::UnicodeWidthStr;
 
 /// Text from outside without what steers a terminal: control characters and those that turn the
 /// direction of writing. Line ends and tabs become spaces.
@@ -113,6 +115,36 @@ pub(crate) fn styled(text: &str, style: Style) -> String {
     format!("{style}{}{style:#}", clean(text))
 }
 
+/// Breaks text into lines of at most this width at its spaces; the lines after the first begin
+/// with the indent. A word that is too long stays whole, since it is there to be copied.
+pub(crate) fn wrap(text: &str, width: Option<usize>, indent: &str) -> Vec<String> {
+    let Some(width) = width else {
+        return vec![text.to_owned()];
+    };
+    let lead: String = text.chars().take_while(|c| *c == ' ').collect();
+    let mut lines = Vec::new();
+    let mut line = lead.clone();
+    let mut empty = true;
+    for word in text.split_whitespace() {
+        if !empty && seen(&line) + 1 + seen(word) > width {
+            lines.push(std::mem::replace(&mut line, indent.to_owned()));
+            empty = true;
+        }
+        if !empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        empty = false;
+    }
+    lines.push(line);
+    lines
+}
+
+/// How many columns text takes, without its colours.
+fn seen(text: &str) -> usize {
+    strip_str(text).to_string().as_str().width()
+}
+
 /// A count with its noun: `1 line`, `2 lines`.
 pub(crate) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
@@ -174,6 +206,14 @@ mod tests {
         for (time, expected) in cases {
             assert_eq!(relative(now, time), expected);
         }
+    }
+
+    #[test]
+    fn long_sentences_break_at_spaces() {
+        let wrapped = wrap("  one two three", Some(9), "    ");
+        assert_eq!(wrapped, ["  one two", "    three"]);
+        assert_eq!(wrap("  a b", None, ""), ["  a b"]);
+        assert_eq!(wrap("abcdefgh i", Some(4), "  "), ["abcdefgh", "  i"]);
     }
 
     #[test]

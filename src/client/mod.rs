@@ -32,6 +32,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// invoices with 50 metadata keys each; what is larger does not come from payd.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// The longest `Retry-After` that is believed.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
+
 /// NDJSON's media type.
 pub(crate) const NDJSON: &str = "application/x-ndjson";
 const JSON: &str = "application/json";
@@ -156,7 +159,8 @@ impl Answer {
     /// `Retry-After` in seconds; the form with a date counts as absent, payd does not use it.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let text = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-        Some(Duration::from_secs(text.trim().parse().ok()?))
+        let after = Duration::from_secs(text.trim().parse().ok()?);
+        Some(after.min(RETRY_AFTER_MAX))
     }
 }
 

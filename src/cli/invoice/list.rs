@@ -20,6 +20,8 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 const ROWS_AT_ONCE: usize = 100;
 
 /// List invoices, newest first
+///
+/// A ! marks those that need an operator's attention: `payctl explain ID` says why.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Only those of this status
