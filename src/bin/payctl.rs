@@ -1,1 +1,5 @@
-fn main() {}
+//! payctl, the command line of payd: argv in, exit code out.
+
+fn main() -> std::process::ExitCode {
+    payd::cli::main()
+}

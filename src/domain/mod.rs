@@ -30,6 +30,6 @@ pub use failure::{Failure, FailureKind};
 pub use id::{GatewayKey, IdError, InvoiceId, PaymentId, StoreId};
 pub use invoice::{Invoice, InvoiceInput, InvoiceRefusal, InvoiceStatus, NewInvoice};
 pub use money::{Amount, AmountError, Currency, Money, UnknownCurrency};
-pub use payment::{Payment, PaymentInput, PaymentRefusal, PaymentState};
+pub use payment::{Payment, PaymentInput, PaymentRefusal, PaymentState, Working};
 pub use retry::{LookupPolicy, RetryPolicy};
 pub use time::{Timestamp, TimestampError};

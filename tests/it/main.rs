@@ -1,1 +1,15 @@
-fn main() {}
+//! One test binary: the real daemon, the real payctl, real sockets; the engine on the real store
+//! with virtual time; and what is generated.
+
+// In tests a panic is the report; clippy.toml allows it in test functions, not in their helpers.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+mod daemon;
+mod payctl;
+
+mod engine;
+
+mod generated;
+mod layers;

@@ -1,0 +1,31 @@
+//! The composition root of `payd`: the one place that knows every layer. It puts parts together,
+//! starts and stops them, and decides nothing else.
+
+pub mod args;
+
+mod commands;
+mod serve;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Command, ConfigCommand, PaydArgs};
+
+/// Something is wrong with what was typed or configured.
+const EXIT_USAGE: u8 = 2;
+
+/// The whole of `payd`: arguments in, exit code out.
+#[must_use]
+pub fn main() -> ExitCode {
+    // Databases, locks and logs are nobody else's to read; the socket sets its own mode.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    match PaydArgs::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Config(ConfigCommand::Check(args)) => commands::config_check(&args),
+        Command::Config(ConfigCommand::Show(args)) => commands::config_show(&args),
+        Command::Verify(args) => commands::verify(&args),
+        Command::Openapi => commands::openapi(),
+    }
+}

@@ -1,0 +1,131 @@
+//! The store as `payd verify` reads it: one snapshot, row by row, beside a running daemon if need be.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use crate::application::ports::StoreError;
+use crate::application::{LogRow, TableRow, VerifySource};
+use crate::domain::{Aggregate, StoreId};
+
+use super::error::sort;
+use super::open::{OpenError, open_reader};
+use super::rows::{self, invoice_columns, payment_columns, type_of};
+use super::writer::meta;
+
+/// A snapshot of a database, to be checked.
+pub struct SqliteCheck {
+    connection: Connection,
+}
+
+impl SqliteCheck {
+    /// Opens the database at `path`, which must exist, and holds a snapshot of it.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let connection = open_reader(path)?;
+        connection.execute_batch("BEGIN")?;
+        Ok(Self { connection })
+    }
+}
+
+impl VerifySource for SqliteCheck {
+    fn store(&self) -> Result<StoreId, StoreError> {
+        StoreId::parse(&meta(&self.connection, "store_id")?)
+            .map_err(|error| StoreError::Fatal(format!("meta.store_id {error}")))
+    }
+
+    fn integrity(&self) -> Result<Option<String>, StoreError> {
+        let said: String = self
+            .connection
+            .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+            .map_err(sort)?;
+        Ok((said != "ok").then_some(said))
+    }
+
+    fn log(&self, each: &mut dyn FnMut(LogRow)) -> Result<(), StoreError> {
+        let mut statement = self
+            .connection
+            .prepare("SELECT sequence, type, json, digest FROM events ORDER BY sequence")
+            .map_err(sort)?;
+        let mut found = statement.query([]).map_err(sort)?;
+        while let Some(row) = found.next().map_err(sort)? {
+            let sequence: i64 = row.get(0).map_err(sort)?;
+            let code: i64 = row.get(1).map_err(sort)?;
+            each(LogRow {
+                sequence: u64::try_from(sequence).unwrap_or(0),
+                kind: type_of(code)
+                    .map_or_else(|| code.to_string(), |kind| kind.as_str().to_owned()),
+                bytes: row
+                    .get_ref(2)
+                    .map_err(sort)?
+                    .as_bytes()
+                    .map(<[u8]>::to_vec)
+                    .unwrap_or_default(),
+                digest: row.get(3).map_err(sort)?,
+            });
+        }
+        Ok(())
+    }
+
+    fn invoices(&self, each: &mut dyn FnMut(TableRow)) -> Result<(), StoreError> {
+        let mut invoices = self
+            .connection
+            .prepare(concat!(
+                "SELECT ",
+                invoice_columns!(),
+                " FROM invoices i ORDER BY i.n"
+            ))
+            .map_err(sort)?;
+        let mut found = invoices.query([]).map_err(sort)?;
+        while let Some(row) = found.next().map_err(sort)? {
+            let n: i64 = row.get(0).map_err(sort)?;
+            let name = row
+                .get::<_, String>(1)
+                .unwrap_or_else(|_| format!("with n = {n}"));
+            let tables = match self.aggregate(n, rows::invoice(row)) {
+                Err(StoreError::BadRow(why)) => Err(why),
+                other => Ok(other?),
+            };
+            each(TableRow {
+                name,
+                tables,
+                events: self.events(n)?,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl SqliteCheck {
+    fn aggregate(
+        &self,
+        n: i64,
+        invoice: Result<(i64, crate::domain::Invoice), StoreError>,
+    ) -> Result<Aggregate, StoreError> {
+        let mut aggregate = Aggregate::new(invoice?.1);
+        let sql = concat!(
+            "SELECT ",
+            payment_columns!(),
+            " FROM payments p WHERE p.invoice = ?1 ORDER BY p.attempt"
+        );
+        let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
+        let mut found = statement.query([n]).map_err(sort)?;
+        while let Some(row) = found.next().map_err(sort)? {
+            aggregate.payments.push(rows::payment(row, 0)?);
+        }
+        Ok(aggregate)
+    }
+
+    fn events(&self, n: i64) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.connection
+            .prepare_cached("SELECT json FROM events WHERE invoice = ?1 ORDER BY sequence")
+            .and_then(|mut statement| {
+                statement
+                    .query_map([n], |row| Ok(row.get_ref(0)?.as_bytes()?.to_vec()))?
+                    .collect::<Result<_, _>>()
+            })
+            .map_err(sort)
+    }
+}

@@ -1,0 +1,20 @@
+//! The store on SQLite: one writer, readers beside it, in WAL mode with `synchronous=FULL`.
+//!
+//! It keeps and finds; it never decides. What an invoice may become is the domain's business, and
+//! the schema only refuses what must never be.
+
+mod open;
+mod schema;
+
+mod reader;
+mod writer;
+
+mod error;
+mod rows;
+
+mod check;
+
+pub use check::SqliteCheck;
+pub use open::{DATABASE, OpenError, open_writer};
+pub use reader::SqliteReader;
+pub use writer::SqliteStore;

@@ -1,0 +1,325 @@
+//! Readers: connections of their own, in snapshots that never hold up the writer.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+
+use crate::application::ports::{
+    EventQuery, EventSlice, InvoiceQuery, InvoiceRecord, PaymentRecord, Reader, StoreError, Tally,
+};
+use crate::domain::{InvoiceId, PaymentId, PaymentState, Timestamp};
+
+use super::error::sort;
+use super::open::{OpenError, open_reader};
+use super::rows::{
+    self, INVOICE_WIDTH, invoice_columns, payment_columns, state_code, status_code, type_code,
+};
+
+/// Connections kept open between reads. More may be open at once; these are not closed after use.
+const IDLE_MAX: usize = 8;
+
+/// Readers of one database.
+pub struct SqliteReader {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl SqliteReader {
+    /// Readers of the database at `path`.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let first = open_reader(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            idle: Mutex::new(vec![first]),
+        })
+    }
+
+    fn with<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let idle = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => {
+                open_reader(&self.path).map_err(|error| StoreError::Fatal(error.to_string()))?
+            }
+        };
+        let result = read(&connection);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_MAX && connection.is_autocommit() {
+            idle.push(connection);
+        }
+        result
+    }
+
+    /// Reads in one snapshot.
+    fn snapshot<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.with(|connection| {
+            let transaction = connection.unchecked_transaction().map_err(sort)?;
+            let result = read(&transaction)?;
+            transaction.finish().map_err(sort)?;
+            Ok(result)
+        })
+    }
+}
+
+/// An invoice with what its latest payment adds.
+const INVOICE_WITH_NEXT: &str = concat!(
+    "SELECT ",
+    invoice_columns!(),
+    ", (SELECT p.due_at FROM payments p WHERE p.invoice = i.n AND p.attempt = i.attempts AND p.state = 0) FROM invoices i"
+);
+
+const PAYMENT_WITH_INVOICE: &str = concat!(
+    "SELECT ",
+    invoice_columns!(),
+    ", ",
+    payment_columns!(),
+    " FROM payments p JOIN invoices i ON i.n = p.invoice"
+);
+
+impl Reader for SqliteReader {
+    fn invoice(&self, id: &InvoiceId) -> Result<Option<InvoiceRecord>, StoreError> {
+        self.with(|connection| {
+            let mut statement = connection
+                .prepare_cached(&format!("{INVOICE_WITH_NEXT} WHERE i.id = ?1"))
+                .map_err(sort)?;
+            let mut found = statement.query([id.as_str()]).map_err(sort)?;
+            found.next().map_err(sort)?.map(invoice_record).transpose()
+        })
+    }
+
+    fn invoices(&self, query: InvoiceQuery) -> Result<Vec<InvoiceRecord>, StoreError> {
+        let (beyond, order) = if query.ascending {
+            (">", "ASC")
+        } else {
+            ("<", "DESC")
+        };
+        let start = if query.ascending { 0 } else { i64::MAX };
+        let after = query
+            .after
+            .map_or(start, |after| i64::try_from(after).unwrap_or(i64::MAX));
+        let mut values = vec![
+            Value::Integer(after),
+            Value::Integer(i64::try_from(query.limit).unwrap_or(i64::MAX)),
+        ];
+        let status = match query.status {
+            Some(status) => {
+                values.push(Value::Integer(status_code(status)));
+                "AND i.status = ?3"
+            }
+            None => "",
+        };
+        let sql = format!(
+            "{INVOICE_WITH_NEXT} WHERE i.n {beyond} ?1 {status} ORDER BY i.n {order} LIMIT ?2"
+        );
+        self.with(|connection| {
+            let mut statement = connection.prepare_cached(&sql).map_err(sort)?;
+            let mut found = statement.query(params_from_iter(values)).map_err(sort)?;
+            let mut records = Vec::new();
+            while let Some(row) = found.next().map_err(sort)? {
+                records.push(invoice_record(row)?);
+            }
+            Ok(records)
+        })
+    }
+
+    fn payment(&self, id: PaymentId) -> Result<Option<PaymentRecord>, StoreError> {
+        self.with(|connection| {
+            let mut statement = connection
+                .prepare_cached(&format!("{PAYMENT_WITH_INVOICE} WHERE p.id = ?1"))
+                .map_err(sort)?;
+            let mut found = statement.query([id.as_bytes().as_slice()]).map_err(sort)?;
+            found.next().map_err(sort)?.map(payment_record).transpose()
+        })
+    }
+
+    fn payments(&self, invoice: &InvoiceId) -> Result<Option<Vec<PaymentRecord>>, StoreError> {
+        self.snapshot(|connection| {
+            let Some(n) = invoice_key(connection, invoice)? else {
+                return Ok(None);
+            };
+            let mut statement = connection
+                .prepare_cached(&format!(
+                    "{PAYMENT_WITH_INVOICE} WHERE p.invoice = ?1 ORDER BY p.attempt"
+                ))
+                .map_err(sort)?;
+            let mut found = statement.query([n]).map_err(sort)?;
+            let mut records = Vec::new();
+            while let Some(row) = found.next().map_err(sort)? {
+                records.push(payment_record(row)?);
+            }
+            Ok(Some(records))
+        })
+    }
+
+    fn events(&self, query: &EventQuery) -> Result<EventSlice, StoreError> {
+        self.snapshot(|connection| {
+            let head: i64 = connection
+                .prepare_cached("SELECT coalesce(max(sequence), 0) FROM events")
+                .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+                .map_err(sort)?;
+            let head = u64::try_from(head).unwrap_or(0);
+            let events = read_events(connection, query)?;
+            let full = events.len() >= query.limit;
+            let read_to = match events.last() {
+                Some((sequence, _)) if full => *sequence,
+                _ => head.max(query.after),
+            };
+            Ok(EventSlice {
+                events,
+                head,
+                read_to,
+            })
+        })
+    }
+
+    fn tally(&self, now: Timestamp) -> Result<Tally, StoreError> {
+        let count =
+            |connection: &Connection, sql: &str, values: &[i64]| -> Result<u64, StoreError> {
+                let n: i64 = connection
+                    .prepare_cached(sql)
+                    .and_then(|mut statement| {
+                        statement.query_row(params_from_iter(values), |row| row.get(0))
+                    })
+                    .map_err(sort)?;
+                Ok(u64::try_from(n).unwrap_or(0))
+            };
+        self.snapshot(|connection| {
+            let mut open_payments = Vec::new();
+            for state in PaymentState::ALL
+                .into_iter()
+                .filter(|state| state.is_open())
+            {
+                // The state in the text, not as a parameter: only so are the partial indexes used.
+                let condition = match state {
+                    PaymentState::Accepted | PaymentState::Unknown => {
+                        format!("state IN (2, 3) AND state = {}", state_code(state))
+                    }
+                    _ => format!("state = {}", state_code(state)),
+                };
+                let n = count(
+                    connection,
+                    &format!("SELECT count(*) FROM payments WHERE {condition}"),
+                    &[],
+                )?;
+                open_payments.push((state, n));
+            }
+            let due = "SELECT count(*) FROM payments WHERE state = 0 AND due_at <= ?1";
+            let attention = "SELECT count(*) FROM invoices WHERE needs_attention = 1";
+            Ok(Tally {
+                open_payments,
+                due: count(connection, due, &[now.as_millis()])?,
+                needs_attention: count(connection, attention, &[])?,
+            })
+        })
+    }
+}
+
+fn read_events(
+    connection: &Connection,
+    query: &EventQuery,
+) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+    let after = i64::try_from(query.after).unwrap_or(i64::MAX);
+    let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
+    let types: Vec<i64> = query.types.iter().copied().map(type_code).collect();
+    if let Some(invoice) = &query.invoice {
+        let Some(n) = invoice_key(connection, invoice)? else {
+            return Ok(Vec::new());
+        };
+        // An invoice has few events: its own index, and the types are sifted from those.
+        let kinds = match types.as_slice() {
+            [] => String::new(),
+            some => format!("AND +type IN ({})", list(some)),
+        };
+        let sql = format!(
+            "SELECT sequence, json FROM events WHERE invoice = ?3 AND sequence > ?1 {kinds} ORDER BY sequence LIMIT ?2"
+        );
+        return rows_of(connection, &sql, &[after, limit, n]);
+    }
+    if types.is_empty() {
+        return rows_of(
+            connection,
+            "SELECT sequence, json FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
+            &[after, limit],
+        );
+    }
+    // Each type has its own run in the index, in order; the runs are merged here.
+    let mut events = Vec::new();
+    for kind in types {
+        let sql = "SELECT sequence, json FROM events WHERE type = ?3 AND sequence > ?1 ORDER BY sequence LIMIT ?2";
+        events.extend(rows_of(connection, sql, &[after, limit, kind])?);
+    }
+    events.sort_unstable_by_key(|(sequence, _)| *sequence);
+    events.dedup_by_key(|(sequence, _)| *sequence);
+    events.truncate(query.limit);
+    Ok(events)
+}
+
+fn rows_of(
+    connection: &Connection,
+    sql: &str,
+    values: &[i64],
+) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+    let mut statement = connection.prepare_cached(sql).map_err(sort)?;
+    statement
+        .query_map(params_from_iter(values), |row| {
+            let sequence: i64 = row.get(0)?;
+            Ok((
+                u64::try_from(sequence).unwrap_or(0),
+                row.get_ref(1)?.as_bytes()?.to_vec(),
+            ))
+        })
+        .and_then(Iterator::collect)
+        .map_err(sort)
+}
+
+fn list(codes: &[i64]) -> String {
+    codes
+        .iter()
+        .map(i64::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn invoice_key(connection: &Connection, id: &InvoiceId) -> Result<Option<i64>, StoreError> {
+    connection
+        .prepare_cached("SELECT n FROM invoices WHERE id = ?1")
+        .and_then(|mut statement| {
+            statement
+                .query_row([id.as_str()], |row| row.get(0))
+                .optional()
+        })
+        .map_err(sort)
+}
+
+fn invoice_record(row: &Row<'_>) -> Result<InvoiceRecord, StoreError> {
+    let (n, invoice) = rows::invoice(row)?;
+    let next: Option<i64> = row.get(INVOICE_WIDTH).map_err(sort)?;
+    Ok(InvoiceRecord {
+        cursor: u64::try_from(n).unwrap_or(0),
+        invoice,
+        next_attempt_at: next.map(Timestamp::from_millis),
+    })
+}
+
+fn payment_record(row: &Row<'_>) -> Result<PaymentRecord, StoreError> {
+    let (_, invoice) = rows::invoice(row)?;
+    Ok(PaymentRecord {
+        invoice: invoice.content,
+        payment: rows::payment(row, INVOICE_WIDTH)?,
+    })
+}

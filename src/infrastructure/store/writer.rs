@@ -1,0 +1,434 @@
+//! The one writer.
+
+use rusqlite::types::ToSql;
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::application::ports::{Head, Queue, Store, StoreError, StoreInfo};
+use crate::application::request::{Answer, StoredAnswer};
+use crate::application::{Entry, EventRecord, decode, first_digest};
+use crate::domain::{Aggregate, Invoice, InvoiceId, Payment, PaymentId, StoreId, Timestamp};
+
+use super::error::sort;
+use super::rows::{
+    self, failure_json, invoice_columns, payment_columns, state_code, status_code, type_code,
+};
+
+/// Answers are kept for 30 days (section 4), counted in time lived.
+const ANSWER_AGE_MAX_MS: i64 = 30 * 24 * 60 * 60 * 1000;
+
+/// The store, to be written.
+pub struct SqliteStore {
+    connection: Connection,
+    age_ms: i64,
+}
+
+impl SqliteStore {
+    pub(super) fn new(connection: Connection) -> Result<Self, StoreError> {
+        let age_ms = meta(&connection, "age_ms")?
+            .parse()
+            .map_err(|_| StoreError::Fatal("meta.age_ms is not a number".to_owned()))?;
+        Ok(Self { connection, age_ms })
+    }
+
+    fn execute(&self, sql: &str, values: &[&dyn ToSql]) -> Result<usize, StoreError> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute(values))
+            .map_err(sort)
+    }
+
+    fn save_invoice(&self, row: Option<i64>, invoice: &Invoice) -> Result<i64, StoreError> {
+        let content = &invoice.content;
+        let Some(row) = row else {
+            let metadata = serde_json::to_string(&content.metadata)
+                .map_err(|error| StoreError::Fatal(error.to_string()))?;
+            self.execute(
+                "INSERT INTO invoices (id, amount, currency, description, metadata, payment_method, due_at, status, attempts, \
+                 attempts_before_round, needs_attention, cancel_requested, cancel_reason, created_at, updated_at, paid_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+                &[
+                    &content.id.as_str(),
+                    &i64::try_from(content.money.amount.minor_units()).unwrap_or(-1),
+                    &content.money.currency.code(),
+                    &content.description,
+                    &metadata,
+                    &content.payment_method,
+                    &content.due_at.map(Timestamp::as_millis),
+                    &status_code(invoice.status),
+                    &invoice.attempts,
+                    &invoice.attempts_before_round,
+                    &invoice.needs_attention,
+                    &invoice.cancel_requested,
+                    &invoice.cancel_reason,
+                    &invoice.created_at.as_millis(),
+                    &invoice.updated_at.as_millis(),
+                    &invoice.paid_at.map(Timestamp::as_millis),
+                ],
+            )?;
+            return Ok(self.connection.last_insert_rowid());
+        };
+        // The content never changes.
+        let changed = self.execute(
+            "UPDATE invoices SET status = ?2, attempts = ?3, attempts_before_round = ?4, needs_attention = ?5, \
+             cancel_requested = ?6, cancel_reason = ?7, updated_at = ?8, paid_at = ?9 WHERE n = ?1",
+            &[
+                &row,
+                &status_code(invoice.status),
+                &invoice.attempts,
+                &invoice.attempts_before_round,
+                &invoice.needs_attention,
+                &invoice.cancel_requested,
+                &invoice.cancel_reason,
+                &invoice.updated_at.as_millis(),
+                &invoice.paid_at.map(Timestamp::as_millis),
+            ],
+        )?;
+        if changed == 1 {
+            Ok(row)
+        } else {
+            Err(StoreError::Fatal(format!("invoice {} is gone", content.id)))
+        }
+    }
+
+    fn save_payment(&self, invoice: i64, payment: &Payment) -> Result<(), StoreError> {
+        self.execute(
+            "INSERT INTO payments (id, invoice, attempt, idempotency_key, method, state, gateway, gateway_reference, failure, \
+             requested_at, due_at, sent_at, finished_at, resends, contradicted, traceparent, epoch, lease_until, open_since, \
+             lookups, next_lookup_at) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21) \
+             ON CONFLICT (id) DO UPDATE SET state = ?6, gateway = ?7, gateway_reference = ?8, failure = ?9, due_at = ?11, \
+             sent_at = ?12, finished_at = ?13, resends = ?14, contradicted = ?15, traceparent = ?16, epoch = ?17, \
+             lease_until = ?18, open_since = ?19, lookups = ?20, next_lookup_at = ?21",
+            &[
+                &payment.id.as_bytes().as_slice(),
+                &invoice,
+                &payment.attempt,
+                &payment.key.as_str(),
+                &payment.method,
+                &state_code(payment.state),
+                &payment.gateway,
+                &payment.gateway_reference,
+                &payment.failure.as_ref().map(failure_json),
+                &payment.requested_at.as_millis(),
+                &payment.due_at.as_millis(),
+                &payment.sent_at.map(Timestamp::as_millis),
+                &payment.finished_at.map(Timestamp::as_millis),
+                &payment.resends,
+                &payment.contradicted,
+                &payment.traceparent,
+                &payment.work.epoch,
+                &payment.work.lease_until.map(Timestamp::as_millis),
+                &payment.work.open_since.map(Timestamp::as_millis),
+                &payment.work.lookups,
+                &payment.work.next_lookup_at.map(Timestamp::as_millis),
+            ],
+        )?;
+        Ok(())
+    }
+}
+
+impl Store for SqliteStore {
+    fn info(&mut self) -> Result<StoreInfo, StoreError> {
+        let id = |name| {
+            let text = meta(&self.connection, name)?;
+            StoreId::parse(&text)
+                .map_err(|_| StoreError::Fatal(format!("meta.{name} is not a UUID")))
+        };
+        let store = id("store_id")?;
+        let newest = self
+            .connection
+            .query_row(
+                "SELECT sequence, digest, json FROM events ORDER BY sequence DESC LIMIT 1",
+                [],
+                |row| {
+                    Ok((
+                        row.get::<_, i64>(0)?,
+                        row.get::<_, [u8; 32]>(1)?,
+                        row.get::<_, String>(2)?,
+                    ))
+                },
+            )
+            .optional()
+            .map_err(sort)?;
+        let (sequence, digest, event_time) = match newest {
+            Some((sequence, digest, json)) => {
+                let event = decode(json.as_bytes())
+                    .map_err(|error| StoreError::Fatal(format!("event {sequence}: {error}")))?;
+                (u64::try_from(sequence).unwrap_or(0), digest, Some(event.at))
+            }
+            None => (0, first_digest(store), None),
+        };
+        // A claim is the one thing with a time of its own and no event.
+        let claimed: Option<i64> = self
+            .connection
+            .query_row(
+                "SELECT max(sent_at) FROM payments WHERE state = 1",
+                [],
+                |row| row.get(0),
+            )
+            .map_err(sort)?;
+        let time = event_time.max(claimed.map(Timestamp::from_millis));
+        Ok(StoreInfo {
+            store,
+            source: id("source_id")?,
+            head: Head {
+                sequence,
+                digest,
+                time,
+            },
+            paused: meta(&self.connection, "paused")? == "1",
+        })
+    }
+
+    fn begin(&mut self) -> Result<(), StoreError> {
+        self.execute("BEGIN IMMEDIATE", &[]).map(|_| ())
+    }
+
+    fn load(&mut self, id: &InvoiceId) -> Result<Option<Entry>, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare_cached(concat!(
+                "SELECT ",
+                invoice_columns!(),
+                " FROM invoices i WHERE i.id = ?1"
+            ))
+            .map_err(sort)?;
+        let mut found = statement.query([id.as_str()]).map_err(sort)?;
+        let Some(row) = found.next().map_err(sort)? else {
+            return Ok(None);
+        };
+        let (n, invoice) = rows::invoice(row)?;
+        let attempts = invoice.attempts;
+        let mut aggregate = Aggregate::new(invoice);
+        if attempts > 0 {
+            let mut statement = self
+                .connection
+                .prepare_cached(concat!(
+                    "SELECT ",
+                    payment_columns!(),
+                    " FROM payments p WHERE p.invoice = ?1 AND p.attempt = ?2"
+                ))
+                .map_err(sort)?;
+            let mut found = statement.query((n, attempts)).map_err(sort)?;
+            match found.next().map_err(sort)? {
+                Some(row) => aggregate.payments.push(rows::payment(row, 0)?),
+                None => {
+                    return Err(StoreError::BadRow(format!(
+                        "invoice {id} has no payment {attempts}"
+                    )));
+                }
+            }
+        }
+        Ok(Some(Entry::loaded(aggregate, n)))
+    }
+
+    fn invoice_of(&mut self, payment: PaymentId) -> Result<Option<InvoiceId>, StoreError> {
+        let sql = "SELECT i.id FROM payments p JOIN invoices i ON i.n = p.invoice WHERE p.id = ?1";
+        let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
+        let id: Option<String> = statement
+            .query_row([payment.as_bytes().as_slice()], |row| row.get(0))
+            .optional()
+            .map_err(sort)?;
+        id.map(|id| invoice_id(&id)).transpose()
+    }
+
+    fn payment(&mut self, payment: PaymentId) -> Result<Option<Payment>, StoreError> {
+        let sql = concat!(
+            "SELECT ",
+            payment_columns!(),
+            " FROM payments p WHERE p.id = ?1"
+        );
+        let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
+        let mut found = statement
+            .query([payment.as_bytes().as_slice()])
+            .map_err(sort)?;
+        found
+            .next()
+            .map_err(sort)?
+            .map(|row| rows::payment(row, 0))
+            .transpose()
+    }
+
+    fn queue(
+        &mut self,
+        queue: Queue,
+        gateway: &str,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<InvoiceId>, StoreError> {
+        let sql = match queue {
+            Queue::Due => {
+                "SELECT i.id FROM payments p JOIN invoices i ON i.n = p.invoice \
+                 WHERE p.state = 0 AND p.due_at <= ?1 AND (p.gateway IS NULL OR p.gateway = ?2) ORDER BY p.due_at LIMIT ?3"
+            }
+            Queue::Lookups => {
+                "SELECT i.id FROM payments p JOIN invoices i ON i.n = p.invoice \
+                 WHERE p.state IN (2, 3) AND p.next_lookup_at <= ?1 AND p.gateway = ?2 ORDER BY p.next_lookup_at LIMIT ?3"
+            }
+            Queue::Leases => {
+                "SELECT i.id FROM payments p JOIN invoices i ON i.n = p.invoice \
+                 WHERE p.state = 1 AND p.lease_until <= ?1 AND ?2 = ?2 ORDER BY p.lease_until LIMIT ?3"
+            }
+        };
+        let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let ids = statement
+            .query_map((until.as_millis(), gateway, limit), |row| {
+                row.get::<_, String>(0)
+            })
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(sort)?;
+        ids.iter().map(|id| invoice_id(id)).collect()
+    }
+
+    fn next(&mut self, queue: Queue, gateway: &str) -> Result<Option<Timestamp>, StoreError> {
+        let sql = match queue {
+            Queue::Due => {
+                "SELECT due_at FROM payments WHERE state = 0 AND (gateway IS NULL OR gateway = ?1) ORDER BY due_at LIMIT 1"
+            }
+            Queue::Lookups => {
+                "SELECT next_lookup_at FROM payments WHERE state IN (2, 3) AND gateway = ?1 ORDER BY next_lookup_at LIMIT 1"
+            }
+            Queue::Leases => {
+                "SELECT lease_until FROM payments WHERE state = 1 AND ?1 = ?1 ORDER BY lease_until LIMIT 1"
+            }
+        };
+        let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
+        let at: Option<Option<i64>> = statement
+            .query_row([gateway], |row| row.get(0))
+            .optional()
+            .map_err(sort)?;
+        Ok(at.flatten().map(Timestamp::from_millis))
+    }
+
+    fn answer(&mut self, actor: &str, key: &str) -> Result<Option<StoredAnswer>, StoreError> {
+        let sql =
+            "SELECT fingerprint, status, location, body FROM answers WHERE key = ?1 AND actor = ?2";
+        let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
+        statement
+            .query_row([key, actor], |row| {
+                let answer = Answer {
+                    status: row.get(1)?,
+                    location: row.get(2)?,
+                    body: row.get(3)?,
+                };
+                Ok(StoredAnswer {
+                    fingerprint: row.get(0)?,
+                    answer,
+                })
+            })
+            .optional()
+            .map_err(sort)
+    }
+
+    fn save(&mut self, entry: &mut Entry) -> Result<(), StoreError> {
+        let row = match entry.row {
+            Some(row) if !entry.invoice_changed => row,
+            row => self.save_invoice(row, &entry.aggregate.invoice)?,
+        };
+        entry.row = Some(row);
+        entry.invoice_changed = false;
+        for id in std::mem::take(&mut entry.payments_changed) {
+            if let Some(payment) = entry.aggregate.payment(id) {
+                self.save_payment(row, payment)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, record: &EventRecord, invoice_row: i64) -> Result<(), StoreError> {
+        let json = std::str::from_utf8(&record.bytes)
+            .map_err(|error| StoreError::Fatal(error.to_string()))?;
+        let sequence =
+            i64::try_from(record.sequence).map_err(|error| StoreError::Fatal(error.to_string()))?;
+        self.execute(
+            "INSERT INTO events (sequence, invoice, type, json, digest) VALUES (?1, ?2, ?3, ?4, ?5)",
+            &[&sequence, &invoice_row, &type_code(record.kind), &json, &record.digest.as_slice()],
+        )?;
+        Ok(())
+    }
+
+    fn keep_answer(
+        &mut self,
+        actor: &str,
+        key: &str,
+        stored: &StoredAnswer,
+    ) -> Result<(), StoreError> {
+        let answer = &stored.answer;
+        self.execute(
+            "INSERT INTO answers (actor, key, fingerprint, status, location, body, born_at_age) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            &[
+                &actor,
+                &key,
+                &stored.fingerprint.as_slice(),
+                &answer.status,
+                &answer.location,
+                &answer.body,
+                &self.age_ms,
+            ],
+        )?;
+        Ok(())
+    }
+
+    fn expire_answers(
+        &mut self,
+        lived: std::time::Duration,
+        limit: usize,
+    ) -> Result<usize, StoreError> {
+        let age_ms = self
+            .age_ms
+            .saturating_add(i64::try_from(lived.as_millis()).unwrap_or(0));
+        self.execute(
+            "UPDATE meta SET value = ?1 WHERE name = 'age_ms'",
+            &[&age_ms.to_string()],
+        )?;
+        self.age_ms = age_ms;
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.execute(
+            "DELETE FROM answers WHERE n IN (SELECT n FROM answers WHERE born_at_age < ?1 ORDER BY born_at_age LIMIT ?2)",
+            &[&age_ms.saturating_sub(ANSWER_AGE_MAX_MS), &limit],
+        )
+    }
+
+    fn set_paused(&mut self, paused: bool) -> Result<(), StoreError> {
+        self.execute(
+            "UPDATE meta SET value = ?1 WHERE name = 'paused'",
+            &[&if paused { "1" } else { "0" }],
+        )?;
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        match self.execute("COMMIT", &[]) {
+            Ok(_) => Ok(()),
+            Err(error @ (StoreError::NoRoom(_) | StoreError::Busy(_))) => {
+                self.rollback();
+                Err(error)
+            }
+            // Deferred constraints there are none; whatever this is, nobody knows what is on disk.
+            Err(error) => Err(StoreError::Fatal(error.to_string())),
+        }
+    }
+
+    fn rollback(&mut self) {
+        // SQLite rolls back by itself after some errors; then there is nothing left to do.
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.execute("ROLLBACK", &[])
+        {
+            tracing::error!(%error, "a transaction could not be rolled back");
+        }
+    }
+}
+
+pub(super) fn meta(connection: &Connection, name: &str) -> Result<String, StoreError> {
+    connection
+        .query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| {
+            row.get(0)
+        })
+        .map_err(|error| StoreError::Fatal(format!("meta.{name}: {error}")))
+}
+
+fn invoice_id(text: &str) -> Result<InvoiceId, StoreError> {
+    InvoiceId::parse(text)
+        .map_err(|error| StoreError::BadRow(format!("invoice id {text:?} {error}")))
+}

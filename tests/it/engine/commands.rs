@@ -1,0 +1,479 @@
+//! What the engine makes of commands, one after the other and together.
+
+use std::time::Duration;
+
+use payd::application::request::{Action, Outcome, Reply, SubmitError};
+use payd::domain::{Command, Finding, Outcome as Sent, Refusal, ResolveAs};
+
+use super::bench::{Bench, approved, declined, failure, invoice, key, pay, payment_of, unknown};
+
+#[test]
+fn an_invoice_is_paid_and_paying_again_gives_the_payment_that_stands() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    let first = bench.pay("inv-1").unwrap();
+    assert!(matches!(first, Reply::Payment { fresh: true, .. }));
+    let again = bench.pay("inv-1").unwrap();
+    assert!(matches!(again, Reply::Payment { fresh: false, .. }));
+    assert_eq!(payment_of(&first), payment_of(&again));
+
+    let claimed = bench.claim_due();
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(bench.claim_due(), [], "a claimed payment is nobody else's");
+    bench.settle(&claimed[0], approved()).unwrap();
+    assert_eq!(bench.state("inv-1"), ("PAID", vec!["SUCCEEDED"]));
+    assert!(matches!(
+        bench.pay("inv-1").unwrap(),
+        Reply::Payment { fresh: false, .. }
+    ));
+    assert_eq!(bench.cancel("inv-1").unwrap_err(), Refusal::InvoicePaid);
+    assert_eq!(
+        bench.types("inv-1"),
+        ["InvoiceCreated", "PaymentRequested", "PaymentSucceeded"]
+    );
+    bench.verify();
+}
+
+#[test]
+fn commands_that_wait_together_commit_together_and_each_has_its_own_answer() {
+    let mut bench = Bench::new();
+    let answers = bench.batch(vec![
+        (Action::Create(vec![invoice("a", 1)]), None),
+        (pay("a"), None),
+        (pay("nobody"), None),
+        (Action::Create(vec![invoice("a", 2)]), None),
+        (pay("a"), None),
+        (
+            Action::Create(vec![invoice("b", 1), invoice("a", 1), invoice("a", 3)]),
+            None,
+        ),
+    ]);
+    let told: Vec<String> = answers
+        .into_iter()
+        .map(|answer| match answer {
+            Ok(Outcome::Fresh(Ok(Reply::Created(each)), _)) => each
+                .iter()
+                .map(|it| {
+                    it.as_ref()
+                        .map_or_else(|no| format!("{no:?}"), |(_, new)| format!("new={new}"))
+                })
+                .collect::<Vec<_>>()
+                .join(","),
+            Ok(Outcome::Fresh(Ok(Reply::Payment { fresh, .. }), _)) => {
+                format!("payment fresh={fresh}")
+            }
+            Ok(Outcome::Fresh(Err(refusal), _)) => format!("{refusal:?}"),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "new=true",
+            "payment fresh=true",
+            "InvoiceNotFound",
+            "InvoiceExists",
+            "payment fresh=false",
+            "new=true,new=false,InvoiceExists"
+        ]
+    );
+    assert_eq!(bench.log().len(), 3);
+    bench.verify();
+}
+
+#[test]
+fn a_soft_decline_is_followed_by_the_next_payment_in_the_same_commit_until_the_attempts_are_used_up()
+ {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    for _ in 0..2 {
+        let claimed = bench.claim_due();
+        bench.settle(&claimed[0], declined(true)).unwrap();
+        assert_eq!(bench.claim_due(), [], "the next one is not due yet");
+        bench.pass(Duration::from_secs(10));
+    }
+    assert_eq!(
+        bench.state("inv-1"),
+        ("PROCESSING", vec!["FAILED", "FAILED", "REQUESTED"])
+    );
+    let last = bench.claim_due();
+    bench.settle(&last[0], declined(true)).unwrap();
+    assert_eq!(bench.state("inv-1"), ("FAILED", vec!["FAILED"; 3]));
+
+    // By hand: a new round, and the numbers go on.
+    bench.pay("inv-1").unwrap();
+    let fourth = bench.claim_due();
+    assert_eq!((fourth[0].attempt, fourth[0].send), (4, 1));
+    bench.settle(&fourth[0], declined(true)).unwrap();
+    assert_eq!(
+        bench.state("inv-1").0,
+        "PROCESSING",
+        "a new round has all its attempts"
+    );
+    bench.verify();
+}
+
+#[test]
+fn an_unknown_outcome_is_looked_up_and_sent_again_under_the_same_key_only_on_proof() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    let sent = bench.claim_due().remove(0);
+    bench.settle(&sent, unknown()).unwrap();
+    assert_eq!(bench.state("inv-1"), ("PROCESSING", vec!["UNKNOWN"]));
+    assert_eq!(bench.claim_due(), []);
+
+    bench.pass(Duration::from_secs(3));
+    let looked = bench.claim_lookups().remove(0);
+    bench.found(&looked, Finding::NotFound).unwrap();
+    assert_eq!(
+        bench.state("inv-1").1,
+        ["UNKNOWN"],
+        "too soon: the gateway's lag has not passed"
+    );
+
+    bench.pass(Duration::from_secs(5));
+    let looked = bench.claim_lookups().remove(0);
+    bench.found(&looked, Finding::NotFound).unwrap();
+    let again = bench.claim_due().remove(0);
+    assert_eq!(
+        (again.key.clone(), again.payment, again.send),
+        (sent.key, sent.payment, 2)
+    );
+    bench.settle(&again, approved()).unwrap();
+    assert_eq!(bench.state("inv-1"), ("PAID", vec!["SUCCEEDED"]));
+    bench.verify();
+}
+
+#[test]
+fn what_the_gateway_never_receives_ends_with_an_operator() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    for send in 1..=6 {
+        let sent = bench.claim_due().remove(0);
+        assert_eq!(sent.send, send);
+        bench.settle(&sent, unknown()).unwrap();
+        bench.pass(Duration::from_secs(3600));
+        let looked = bench.claim_lookups().remove(0);
+        bench.found(&looked, Finding::NotFound).unwrap();
+    }
+    assert_eq!(bench.state("inv-1"), ("PROCESSING", vec!["REVIEW"]));
+    let payment = payment_of(&bench.pay("inv-1").unwrap());
+    let command = Command::Resolve {
+        payment,
+        resolve_as: ResolveAs::Failed,
+        reason: "the gateway's staff say so".to_owned(),
+        reference: None,
+        actor: "uid:0".to_owned(),
+    };
+    bench
+        .submit(Action::OnPayment(payment, command.clone()))
+        .unwrap();
+    assert_eq!(bench.state("inv-1"), ("FAILED", vec!["FAILED"]));
+    assert_eq!(
+        bench
+            .submit(Action::OnPayment(payment, command))
+            .unwrap_err(),
+        Refusal::PaymentNotResolvable
+    );
+    bench.verify();
+}
+
+#[test]
+fn a_restart_turns_what_was_being_sent_into_unknown() {
+    let mut bench = Bench::new();
+    for id in ["a", "b"] {
+        bench.create(id).unwrap();
+        bench.pay(id).unwrap();
+    }
+    let claimed = bench.claim(Action::ClaimDue { limit: 1 });
+    assert_eq!(claimed.len(), 1);
+    bench.restart();
+    assert_eq!(bench.state("a").1, ["UNKNOWN"]);
+    assert_eq!(bench.state("b").1, ["REQUESTED"]);
+    // The answer of the send that the crash cut off still counts: it is the claim's own.
+    bench.settle(&claimed[0], approved()).unwrap();
+    assert_eq!(bench.state("a"), ("PAID", vec!["SUCCEEDED"]));
+    bench.verify();
+}
+
+#[test]
+fn a_worker_that_lost_its_claim_changes_nothing() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    let first = bench.claim_due().remove(0);
+    bench.pass(Duration::from_secs(31));
+    bench.claim_lookups();
+    assert_eq!(bench.state("inv-1").1, ["UNKNOWN"], "the lease has run out");
+    bench.pass(Duration::from_secs(60));
+    let looked = bench.claim_lookups().remove(0);
+    bench.found(&looked, Finding::NotFound).unwrap();
+    let second = bench.claim_due().remove(0);
+    assert_eq!(
+        bench.settle(&first, declined(false)).unwrap_err(),
+        Refusal::Stale
+    );
+    assert_eq!(bench.state("inv-1").1, ["SENDING"]);
+    bench.settle(&second, approved()).unwrap();
+    bench.verify();
+}
+
+#[test]
+fn word_that_contradicts_a_decision_is_recorded_once_and_changes_no_state() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    let sent = bench.claim_due().remove(0);
+    bench.settle(&sent, declined(false)).unwrap();
+    for _ in 0..3 {
+        let _ = bench.settle(&sent, approved());
+    }
+    assert_eq!(bench.state("inv-1"), ("FAILED", vec!["FAILED"]));
+    let contradicted = bench
+        .types("inv-1")
+        .iter()
+        .filter(|it| *it == "PaymentContradicted")
+        .count();
+    assert_eq!(contradicted, 1);
+    bench.verify();
+}
+
+#[test]
+fn cancel_withdraws_what_was_not_sent_and_waits_for_what_may_have_been() {
+    let mut bench = Bench::new();
+    for id in ["pending", "requested", "approved", "declined", "not-sent"] {
+        bench.create(id).unwrap();
+    }
+    bench.cancel("pending").unwrap();
+    assert_eq!(bench.state("pending"), ("CANCELED", vec![]));
+    assert_eq!(bench.pay("pending").unwrap_err(), Refusal::InvoiceCanceled);
+    bench.cancel("pending").unwrap();
+    assert_eq!(
+        bench.types("pending"),
+        ["InvoiceCreated", "InvoiceCanceled"],
+        "twice is once"
+    );
+
+    bench.pay("requested").unwrap();
+    bench.cancel("requested").unwrap();
+    assert_eq!(bench.state("requested"), ("CANCELED", vec!["CANCELED"]));
+
+    let endings = [
+        ("approved", approved(), ("PAID", vec!["SUCCEEDED"])),
+        ("declined", declined(true), ("CANCELED", vec!["FAILED"])),
+        (
+            "not-sent",
+            Sent::NotSent {
+                reason: "refused".to_owned(),
+            },
+            ("CANCELED", vec!["CANCELED"]),
+        ),
+    ];
+    for (id, outcome, want) in endings {
+        bench.pay(id).unwrap();
+        let sent = bench.claim_due().remove(0);
+        bench.cancel(id).unwrap();
+        bench.cancel(id).unwrap();
+        assert_eq!(bench.state(id), ("PROCESSING", vec!["SENDING"]));
+        bench.settle(&sent, outcome).unwrap();
+        assert_eq!(bench.state(id), want, "{id}");
+    }
+    bench.verify();
+}
+
+#[test]
+fn not_sent_and_not_executed_keep_the_key_and_the_attempt() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    let outcomes = [
+        Sent::NotSent {
+            reason: "connection refused".to_owned(),
+        },
+        Sent::NotExecuted {
+            reason: "429".to_owned(),
+            retry_after: Some(Duration::from_secs(60)),
+        },
+    ];
+    let mut keys = Vec::new();
+    for outcome in outcomes {
+        let sent = bench.claim_due().remove(0);
+        keys.push((sent.key.clone(), sent.attempt));
+        bench.settle(&sent, outcome).unwrap();
+        bench.pass(Duration::from_secs(59));
+    }
+    assert_eq!(bench.claim_due(), [], "Retry-After has not passed");
+    bench.pass(Duration::from_secs(1));
+    let sent = bench.claim_due().remove(0);
+    keys.push((sent.key.clone(), sent.attempt));
+    keys.dedup();
+    assert_eq!(keys.len(), 1);
+    bench.verify();
+}
+
+#[test]
+fn an_open_question_raises_attention_after_a_day_and_is_asked_on() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    let sent = bench.claim_due().remove(0);
+    bench
+        .settle(
+            &sent,
+            Sent::Accepted {
+                reference: Some("ch_1".to_owned()),
+                reason: None,
+            },
+        )
+        .unwrap();
+    let mut lookups = 0;
+    for _ in 0..(26 * 60) {
+        bench.pass(Duration::from_secs(60));
+        for looked in bench.claim_lookups() {
+            lookups += 1;
+            bench
+                .found(
+                    &looked,
+                    Finding::Pending {
+                        reference: Some("ch_1".to_owned()),
+                    },
+                )
+                .unwrap();
+        }
+    }
+    let types = bench.types("inv-1");
+    assert_eq!(
+        types,
+        [
+            "InvoiceCreated",
+            "PaymentRequested",
+            "PaymentAccepted",
+            "InvoiceAttentionRequired"
+        ]
+    );
+    assert!((90..=110).contains(&lookups), "{lookups}");
+    bench.pass(Duration::from_secs(3600));
+    let looked = bench.claim_lookups().remove(0);
+    bench
+        .found(
+            &looked,
+            Finding::Declined {
+                failure: failure(false),
+                retry_after: None,
+            },
+        )
+        .unwrap();
+    assert_eq!(bench.state("inv-1"), ("FAILED", vec!["FAILED"]));
+    bench.verify();
+}
+
+#[test]
+fn a_key_is_answered_once_also_in_one_batch_and_over_a_restart() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    let mut answers = bench.batch((0..5).map(|_| (pay("inv-1"), key("k", 1))).collect());
+    let Ok(Outcome::Fresh(Ok(_), Some(first))) = answers.remove(0) else {
+        panic!("the first is decided")
+    };
+    for answer in answers {
+        assert!(matches!(answer, Ok(Outcome::Replayed(again)) if again == first));
+    }
+    bench.restart();
+    let again = bench.batch(vec![
+        (pay("inv-1"), key("k", 1)),
+        (pay("inv-1"), key("k", 2)),
+    ]);
+    assert!(matches!(&again[0], Ok(Outcome::Replayed(it)) if *it == first));
+    assert!(matches!(&again[1], Ok(Outcome::KeyReused)));
+}
+
+#[test]
+fn answers_are_kept_for_thirty_days_of_life_whatever_the_clock_says() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.batch(vec![(pay("inv-1"), key("k", 1))]);
+    let replayed = |bench: &mut Bench| {
+        matches!(
+            bench.batch(vec![(pay("inv-1"), key("k", 1))]).remove(0),
+            Ok(Outcome::Replayed(_))
+        )
+    };
+    let live = |bench: &mut Bench, days: u64| {
+        bench
+            .submit(Action::ExpireAnswers {
+                lived: Duration::from_secs(days * 86_400),
+            })
+            .unwrap()
+    };
+    bench.pass(Duration::from_secs(10 * 365 * 86_400));
+    live(&mut bench, 29);
+    assert!(replayed(&mut bench), "ten years of clock, 29 days of life");
+    live(&mut bench, 2);
+    assert!(!replayed(&mut bench));
+}
+
+#[test]
+fn a_pause_stops_claims_and_outlives_a_restart() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    bench.submit(Action::Pause(true)).unwrap();
+    assert_eq!(bench.claim_due(), []);
+    bench.restart();
+    assert_eq!(bench.claim_due(), []);
+    bench.submit(Action::Pause(false)).unwrap();
+    assert_eq!(bench.claim_due().len(), 1);
+}
+
+#[test]
+fn an_invoice_that_cannot_be_read_is_set_aside_and_the_others_go_on() {
+    let mut bench = Bench::new();
+    for id in ["damaged", "whole"] {
+        bench.create(id).unwrap();
+        bench.pay(id).unwrap();
+    }
+    bench
+        .database()
+        .execute(
+            "UPDATE invoices SET metadata = 'not json' WHERE id = 'damaged'",
+            [],
+        )
+        .unwrap();
+    let claimed: Vec<_> = bench
+        .claim_due()
+        .iter()
+        .map(|it| it.invoice.id.to_string())
+        .collect();
+    assert_eq!(claimed, ["whole"]);
+    let answer = bench.batch(vec![(pay("damaged"), None), (pay("whole"), None)]);
+    assert!(matches!(answer[0], Err(SubmitError::Internal(_))));
+    assert!(matches!(answer[1], Ok(Outcome::Fresh(Ok(_), _))));
+}
+
+#[test]
+fn a_change_of_a_stored_event_or_of_a_table_shows() {
+    use payd::application::verify;
+    use payd::infrastructure::store::SqliteCheck;
+    let changes = [
+        "DROP TRIGGER events_never_change; UPDATE events SET json = replace(json, '1000', '1001') WHERE sequence = 2",
+        "DROP TRIGGER events_never_go; DELETE FROM events WHERE sequence = 2",
+        "UPDATE invoices SET needs_attention = 1",
+        "UPDATE payments SET gateway_reference = 'other'",
+        "DROP INDEX payments_one_succeeded; UPDATE invoices SET amount = 7",
+    ];
+    for change in changes {
+        let mut bench = Bench::new();
+        bench.create("inv-1").unwrap();
+        bench.pay("inv-1").unwrap();
+        let sent = bench.claim_due().remove(0);
+        bench.settle(&sent, approved()).unwrap();
+        bench.verify();
+        bench.database().execute_batch(change).unwrap();
+        let report =
+            verify(&SqliteCheck::open(&bench.directory.path().join("payd.db")).unwrap()).unwrap();
+        assert!(report.found > 0, "{change}");
+    }
+}

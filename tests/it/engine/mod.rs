@@ -1,0 +1,5 @@
+//! The engine on the real store, with a clock that stands where the test puts it.
+
+mod bench;
+mod commands;
+mod random_sequences;

@@ -1,0 +1,97 @@
+//! What is generated from the clap definitions is committed, and this holds the one to the other.
+//!
+//! `UPDATE_GENERATED=1 cargo test --test it generated` writes it anew.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap_mangen::Man;
+
+/// The commands that have man pages, each with its section. A new command is a line.
+fn commands() -> Vec<(clap::Command, &'static str)> {
+    vec![(payd::cli::command(), "1")]
+}
+
+#[test]
+fn man_pages_are_those_of_the_definitions() {
+    for (command, section) in commands() {
+        let name = command.get_name().to_owned();
+        let mut pages = BTreeMap::new();
+        let mut command = command.disable_help_subcommand(true);
+        command.build();
+        page(&command, section, &mut pages);
+        let ours = |file: &str| {
+            let stem = file.strip_suffix(&format!(".{section}")).unwrap_or("");
+            stem == name || stem.starts_with(&format!("{name}-"))
+        };
+        hold("man", &pages, ours);
+    }
+}
+
+fn page(command: &clap::Command, section: &str, pages: &mut BTreeMap<String, Vec<u8>>) {
+    // clap_mangen takes section 1 unless told.
+    let man = Man::new(command.clone())
+        .section(section)
+        .source(concat!("payd ", env!("CARGO_PKG_VERSION")))
+        .manual("payd manual");
+    let mut content = Vec::new();
+    man.render(&mut content).unwrap();
+    pages.insert(man.get_filename(), content);
+    for command in command.get_subcommands() {
+        page(command, section, pages);
+    }
+}
+
+#[test]
+fn completions_are_those_of_the_definitions() {
+    let mut scripts = BTreeMap::new();
+    for (shell, file) in [
+        ("bash", "payctl.bash"),
+        ("zsh", "_payctl"),
+        ("fish", "payctl.fish"),
+    ] {
+        let script = payd::cli::completion_script(shell, "payctl").unwrap();
+        scripts.insert(file.to_owned(), script);
+    }
+    hold("completions", &scripts, |file| file.contains("payctl"));
+}
+
+/// Compares what is generated with what lies in a folder, or writes it there. `ours` says which
+/// files of the folder must be among it.
+fn hold(folder: &str, generated: &BTreeMap<String, Vec<u8>>, ours: impl Fn(&str) -> bool) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let update = env::var_os("UPDATE_GENERATED").is_some();
+    if update {
+        fs::create_dir_all(&folder).unwrap();
+    }
+    let mut stale: Vec<PathBuf> = Vec::new();
+    for (name, content) in generated {
+        let path = folder.join(name);
+        if fs::read(&path).ok().as_ref() == Some(content) {
+            continue;
+        }
+        if update {
+            fs::write(&path, content).unwrap();
+        } else {
+            stale.push(path);
+        }
+    }
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if !ours(&name) || generated.contains_key(&name) {
+            continue;
+        }
+        if update {
+            fs::remove_file(&path).unwrap();
+        } else {
+            stale.push(path);
+        }
+    }
+    assert!(
+        stale.is_empty(),
+        "not as generated: {stale:?}; UPDATE_GENERATED=1 cargo test --test it generated"
+    );
+}

@@ -1,0 +1,203 @@
+//! A real payd in a directory of its own, on a free port. It is gone, with all it wrote, at the end.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::http::Host;
+
+/// How long a condition may take to become true. Far more than it needs, on any machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Daemon {
+    child: Child,
+    directory: Arc<tempfile::TempDir>,
+    settings: Vec<(String, String)>,
+    /// What it printed until it was ready.
+    pub(crate) banner: String,
+    /// Its log so far.
+    stderr: Arc<Mutex<String>>,
+    pub(crate) unix: Host,
+    pub(crate) tcp: Host,
+}
+
+impl Daemon {
+    /// Ready to take requests, with short waits.
+    pub(crate) fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// The same with settings of the test's own, as environment variables.
+    pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
+        let short = [("PAYD_RETRY__BASE", "20ms"), ("PAYD_RESOLVER__BASE", "50ms"), ("PAYD_GATEWAY__TIMEOUT", "300ms")];
+        let all = short.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self::launch(Arc::new(tempfile::tempdir().unwrap()), all)
+    }
+
+    fn launch(directory: Arc<tempfile::TempDir>, settings: Vec<(String, String)>) -> Self {
+        let mut child = command(&directory.path().to_owned())
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .envs(settings.iter().cloned())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = Arc::new(Mutex::new(String::new()));
+        let (sink, source) = (Arc::clone(&stderr), child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in BufReader::new(source).lines().map_while(Result::ok) {
+                let mut sink = sink.lock().unwrap();
+                sink.push_str(&line);
+                sink.push('\n');
+            }
+        });
+        let mut banner = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        // The last of the commands to try is the last line.
+        while !banner.contains("events tail") {
+            if stdout.read_line(&mut banner).unwrap() == 0 {
+                let status = child.wait().unwrap();
+                panic!("payd ended with {status}: {banner}{}", stderr.lock().unwrap());
+            }
+        }
+        let address = banner.lines().find_map(|line| line.split("http://").nth(1)?.split(' ').next()).expect("a TCP address");
+        let tcp = Host::Tcp(address.parse().unwrap());
+        let unix = Host::Unix(directory.path().join("payd.sock"));
+        Self { child, directory, settings, banner, stderr, unix, tcp }
+    }
+
+    /// Pulls the plug.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts again on the same directory.
+    pub(crate) fn start_again(&mut self) {
+        let fresh = Self::launch(Arc::clone(&self.directory), self.settings.clone());
+        *self = fresh;
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        self.signal(rustix::process::Signal::TERM);
+        self.wait()
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("payd ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.directory.path().to_owned()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.stderr.lock().unwrap().clone()
+    }
+
+    /// Both transports, by name.
+    pub(crate) fn hosts(&self) -> [(&'static str, &Host); 2] {
+        [("unix", &self.unix), ("tcp", &self.tcp)]
+    }
+
+    /// Another payd command in the same directory.
+    pub(crate) fn payd(&self, arguments: &[&str]) -> std::process::Output {
+        command(&self.directory()).args(arguments).output().unwrap()
+    }
+
+    /// payctl, on this daemon's socket.
+    pub(crate) fn payctl(&self, arguments: &[&str]) -> std::process::Output {
+        let socket = self.directory().join("payd.sock");
+        Command::new(env!("CARGO_BIN_EXE_payctl"))
+            .env("PAYD_HOST", format!("unix://{}", socket.display()))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// The invoice as it stands.
+    pub(crate) fn invoice(&self, id: &str) -> Value {
+        self.unix.get(&format!("/invoices/{id}")).expect(200)
+    }
+
+    /// Waits until the invoice has this status.
+    pub(crate) fn until_invoice(&self, id: &str, status: &str) -> Value {
+        until(&format!("{id} is {status}"), || self.invoice(id)["status"] == status);
+        self.invoice(id)
+    }
+
+    /// All events, by pages.
+    pub(crate) fn events(&self) -> Vec<Value> {
+        let mut events = Vec::new();
+        let mut after = "0".to_owned();
+        loop {
+            let page = self.unix.get(&format!("/events?limit=1000&after={after}")).expect(200);
+            let got = page["events"].as_array().unwrap();
+            if got.is_empty() {
+                return events;
+            }
+            events.extend(got.iter().cloned());
+            page["next"].as_str().unwrap().clone_into(&mut after);
+        }
+    }
+
+    /// The log is dense and whole, and the tables are what it folds to.
+    pub(crate) fn verify(&self) {
+        let output = self.payd(&["verify"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        for (place, event) in self.events().iter().enumerate() {
+            assert_eq!(event["id"], (place + 1).to_string());
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            println!("--- payd said:\n{}", self.log());
+        }
+    }
+}
+
+/// payd with nothing of this machine in its surroundings.
+pub(crate) fn command(directory: &std::path::Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_payd"));
+    command
+        .env_clear()
+        .env("HOME", directory)
+        .env("PAYD_STORE__DATA_DIR", directory.join("data"))
+        .env("PAYD_SERVER__SOCKET", directory.join("payd.sock"))
+        .stdin(Stdio::null());
+    command
+}
+
+/// Waits for a condition. The pause is only to leave the processor to others.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "after {PATIENCE:?}, not yet: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
