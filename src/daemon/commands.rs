@@ -14,7 +14,10 @@ use super::EXIT_USAGE;
 use super::args::{SettingsArgs, VerifyArgs};
 
 /// Settings and places; or why not, said on stderr.
-pub(super) fn settings(config_file: Option<&Path>, flags: Flags) -> Result<(Loaded, Places), ExitCode> {
+pub(super) fn settings(
+    config_file: Option<&Path>,
+    flags: Flags,
+) -> Result<(Loaded, Places), ExitCode> {
     let around = Surroundings::of_process();
     let inputs = config::Inputs {
         config_file: config_file.map(Path::to_owned),
@@ -28,7 +31,9 @@ pub(super) fn settings(config_file: Option<&Path>, flags: Flags) -> Result<(Load
         ExitCode::from(EXIT_USAGE)
     })?;
     if let GatewayKind::Http(_) = loaded.settings.gateway.kind {
-        complain("gateway.kind = \"http\" is not in this version of payd; \"simulator\" is, and moves no money");
+        complain(
+            "gateway.kind = \"http\" is not in this version of payd; \"simulator\" is, and moves no money",
+        );
         return Err(ExitCode::from(EXIT_USAGE));
     }
     let given = Given {
@@ -52,7 +57,9 @@ pub(super) fn config_check(args: &SettingsArgs) -> ExitCode {
     match settings(args.config.as_deref(), args.flags()) {
         Ok((loaded, _)) => say(match loaded.file {
             Some(file) => format!("ok: {}\n", file.display()),
-            None => "ok: there is no settings file; flags, environment and defaults hold\n".to_owned(),
+            None => {
+                "ok: there is no settings file; flags, environment and defaults hold\n".to_owned()
+            }
         }),
         Err(code) => code,
     }
@@ -108,8 +115,13 @@ pub(super) fn verify(args: &VerifyArgs) -> ExitCode {
 /// Writes to stdout. Nobody reading any more is not an error.
 pub(super) fn say(text: impl AsRef<str>) -> ExitCode {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_ref().as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(format_args!("stdout: {error}")),
+    match stdout
+        .write_all(text.as_ref().as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            fail(format_args!("stdout: {error}"))
+        }
         Ok(()) | Err(_) => ExitCode::SUCCESS,
     }
 }

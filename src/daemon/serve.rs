@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::application::ports::{Clock, Gateway, Random, Store};
 use crate::application::request::Action;
 use crate::application::{
-    App, Bus, Counters, Engine, EngineHandle, Fatal, Overview, Policy, Processor, Resolver, Run, spawn,
+    App, Bus, Counters, Engine, EngineHandle, Fatal, Overview, Policy, Processor, Resolver, Run,
+    spawn,
 };
 use crate::config::{GatewayKind, Listen, LogFormat, Settings};
 use crate::domain::{LookupPolicy, RetryPolicy};
@@ -100,11 +101,14 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
         dir: places.log_dir.as_ref().map(|dir| dir.path.as_path()),
     })
     .map_err(fail)?;
-    let lock = lock::acquire(&places.lock(), std::process::id(), jiff::Timestamp::now()).map_err(fail)?;
+    let lock =
+        lock::acquire(&places.lock(), std::process::id(), jiff::Timestamp::now()).map_err(fail)?;
     let listeners = bind(settings, places)?;
 
     let path = places.database();
-    let broken = |error: &dyn std::fmt::Display| fail(format_args!("the database {}: {error}", path.display()));
+    let broken = |error: &dyn std::fmt::Display| {
+        fail(format_args!("the database {}: {error}", path.display()))
+    };
     // Only the id of a store that is new today comes from this clock; payd's own starts below.
     let today = SystemClock::start(i64::MIN);
     let mut store = open_writer(&path, new_uuid(&today)).map_err(|error| broken(&error))?;
@@ -133,7 +137,10 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
     .map_err(|error| broken(&error))?;
     let recovered = engine.recover().map_err(|error| broken(&error))?;
     if recovered > 0 {
-        tracing::warn!(payments = recovered, "payd had stopped while payments were being sent; they are looked up");
+        tracing::warn!(
+            payments = recovered,
+            "payd had stopped while payments were being sent; they are looked up"
+        );
     }
     Ok(Parts {
         settings: settings.clone(),
@@ -160,17 +167,35 @@ fn bind(settings: &Settings, places: &Places) -> Result<Bound, ExitCode> {
             Some((tcp.listener, url))
         }
     };
-    Ok(Bound { unix: unix.listener, file: unix.file, tcp })
+    Ok(Bound {
+        unix: unix.listener,
+        file: unix.file,
+        tcp,
+    })
 }
 
 async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
-    let Parts { settings, places, logs, engine, gateway, bus, clock, counters, reader, listeners, _lock } = parts;
+    let Parts {
+        settings,
+        places,
+        logs,
+        engine,
+        gateway,
+        bus,
+        clock,
+        counters,
+        reader,
+        listeners,
+        _lock,
+    } = parts;
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => return fail(format_args!("signals cannot be received: {error}")),
     };
     let Bound { unix, file, tcp } = listeners;
-    let urls: Vec<String> = std::iter::once(file.url()).chain(tcp.iter().map(|(_, url)| url.clone())).collect();
+    let urls: Vec<String> = std::iter::once(file.url())
+        .chain(tcp.iter().map(|(_, url)| url.clone()))
+        .collect();
     let banner = banner(&urls, &places);
 
     let info = engine.info().clone();
@@ -185,7 +210,15 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         listeners: urls,
     };
     let random = Arc::new(SystemRandom);
-    let app = App::new(handle.clone(), Arc::new(reader), bus, Arc::clone(&clock), random, counters, overview);
+    let app = App::new(
+        handle.clone(),
+        Arc::new(reader),
+        bus,
+        Arc::clone(&clock),
+        random,
+        counters,
+        overview,
+    );
 
     let listeners = match to_tokio(unix, tcp) {
         Ok(listeners) => listeners,
@@ -237,7 +270,9 @@ fn start_engine(run: Run<SqliteStore>) -> oneshot::Receiver<()> {
     let (ended, wait) = oneshot::channel();
     let body = move || {
         let _guard = EndOnPanic;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
         let result = match runtime {
             Ok(runtime) => runtime.block_on(run.run()),
             Err(error) => Err(Fatal(format!("the engine's timer does not start: {error}"))),
@@ -247,7 +282,10 @@ fn start_engine(run: Run<SqliteStore>) -> oneshot::Receiver<()> {
         }
         let _ = ended.send(());
     };
-    if let Err(error) = std::thread::Builder::new().name("engine".to_owned()).spawn(body) {
+    if let Err(error) = std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(body)
+    {
         end(&format!("the engine's thread does not start: {error}"));
     }
     wait
@@ -276,7 +314,12 @@ async fn expire_answers(engine: EngineHandle, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EXPIRY_INTERVAL) => {}
         }
-        if let Err(error) = engine.submit_own(Action::ExpireAnswers { lived: EXPIRY_INTERVAL }).await {
+        if let Err(error) = engine
+            .submit_own(Action::ExpireAnswers {
+                lived: EXPIRY_INTERVAL,
+            })
+            .await
+        {
             tracing::warn!(%error, "old answers could not be dropped; it is tried again in an hour");
         }
     }
@@ -346,7 +389,10 @@ fn reload(args: &SettingsArgs, logs: &Logs) {
         return;
     };
     match logs.set_level(loaded.settings.log.level.as_str()) {
-        Ok(()) => tracing::info!(level = loaded.settings.log.level.as_str(), "log.level was read again; other settings need a restart"),
+        Ok(()) => tracing::info!(
+            level = loaded.settings.log.level.as_str(),
+            "log.level was read again; other settings need a restart"
+        ),
         Err(error) => tracing::error!(%error, "log.level stays as it was"),
     }
 }
@@ -364,7 +410,11 @@ fn to_tokio(
 
 /// What a newcomer wants to know: where it listens, how safe that is, and what to type next.
 fn banner(urls: &[String], places: &Places) -> String {
-    let mut text = format!("payd {} is ready; data in {}\n", env!("CARGO_PKG_VERSION"), places.data_dir.path.display());
+    let mut text = format!(
+        "payd {} is ready; data in {}\n",
+        env!("CARGO_PKG_VERSION"),
+        places.data_dir.path.display()
+    );
     for url in urls {
         let who = if url.starts_with("unix:") {
             "who may open the file may use it"
@@ -379,7 +429,11 @@ fn banner(urls: &[String], places: &Places) -> String {
         Some(url) if places.socket.why == "given" => format!(" --host {url}"),
         _ => String::new(),
     };
-    for command in ["invoice create inv-1 --amount 1000", "pay inv-1", "events tail -f"] {
+    for command in [
+        "invoice create inv-1 --amount 1000",
+        "pay inv-1",
+        "events tail -f",
+    ] {
         text.push_str(&format!("  payctl{host} {command}\n"));
     }
     text
@@ -388,7 +442,9 @@ fn banner(urls: &[String], places: &Places) -> String {
 fn log_format(format: LogFormat) -> Format {
     let color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     match format {
-        LogFormat::Text => Format::Text { color: color && std::io::stderr().is_terminal() },
+        LogFormat::Text => Format::Text {
+            color: color && std::io::stderr().is_terminal(),
+        },
         LogFormat::Json => Format::Json,
         LogFormat::Auto => Format::auto(std::io::stderr().is_terminal(), color),
     }
@@ -397,5 +453,6 @@ fn log_format(format: LogFormat) -> Format {
 fn new_uuid(clock: &SystemClock) -> uuid::Uuid {
     let mut random = [0; 10];
     SystemRandom.fill(&mut random);
-    uuid::Builder::from_unix_timestamp_millis(u64::try_from(clock.now_ms()).unwrap_or(0), &random).into_uuid()
+    uuid::Builder::from_unix_timestamp_millis(u64::try_from(clock.now_ms()).unwrap_or(0), &random)
+        .into_uuid()
 }

@@ -1,1 +1,46 @@
-//! (in work)
+//! HTTP: the contract's section 4, the same on the Unix socket and on TCP. Routes, strict parsing,
+//! problem+json, idempotency, streams, listeners.
+//!
+//! A handler parses, calls, translates, in that order, and decides nothing: what may happen to an
+//! invoice is the domain's word. No SQL, no gateway, no clock of its own.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `server`, `peers` | listeners, connections, their limits, the orderly end |
+//! | `context` | who calls, under which request id; what no browser may do; panics |
+//! | `routes` | the table of routes |
+//! | `invoices`, `batch`, `payments`, `wait`, `events`, `admin`, `health` | the handlers |
+//! | `call`, `json`, `parse`, `query`, `headers`, `prefer` | from bytes to types that cannot be wrong |
+//! | `idempotency` | a key, its first answer, and that answer again |
+//! | `problem` | everything that goes wrong |
+//! | `stream` | bodies without an end, in constant memory |
+
+mod peers;
+mod server;
+
+mod context;
+mod routes;
+
+mod admin;
+mod batch;
+mod events;
+mod health;
+mod invoices;
+mod payments;
+mod wait;
+
+mod call;
+mod headers;
+mod json;
+mod parse;
+mod prefer;
+mod query;
+
+mod idempotency;
+mod problem;
+mod stream;
+
+pub use server::{Listener, serve};
+
+/// OpenAPI 3.1 of the whole API: what `GET /openapi.json` answers and `payd openapi` prints.
+pub const OPENAPI: &str = include_str!("openapi.json");

@@ -6,8 +6,10 @@
 
 mod support;
 
+mod daemon;
 mod payctl;
 
 mod engine;
 
 mod generated;
+mod layers;

@@ -1,0 +1,155 @@
+//! `/admin`: how payd is, and stop or go on sending. It shows figures and paths, no business data.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use serde::Serialize;
+
+use super::call::Call;
+use super::headers::Media;
+use super::idempotency::{self, refused, submit, written};
+use super::invoices::json;
+use super::parse;
+use super::problem::{Reject, both, to_json};
+use crate::application::ports::Tally;
+use crate::application::request::Action;
+use crate::domain::PaymentState;
+
+/// How payd is.
+#[derive(Debug, Clone, Serialize)]
+struct Status {
+    version: &'static str,
+    store_id: String,
+    started_at: String,
+    uptime_seconds: u64,
+    ready: bool,
+    paused: bool,
+    gateway: String,
+    payments: Payments,
+    needs_attention: u64,
+    queue: Queue,
+    events: Events,
+    listeners: Vec<String>,
+    data_dir: String,
+}
+
+/// Open payments, by state; `due` are those of REQUESTED whose time has come.
+#[derive(Debug, Clone, Serialize)]
+struct Payments {
+    due: u64,
+    requested: u64,
+    sending: u64,
+    accepted: u64,
+    unknown: u64,
+    review: u64,
+}
+
+impl Payments {
+    fn of(tally: &Tally) -> Self {
+        let open: BTreeMap<_, _> = tally
+            .open_payments
+            .iter()
+            .map(|(state, count)| (state.as_str(), *count))
+            .collect();
+        let count = |state: PaymentState| open.get(state.as_str()).copied().unwrap_or(0);
+        Self {
+            due: tally.due,
+            requested: count(PaymentState::Requested),
+            sending: count(PaymentState::Sending),
+            accepted: count(PaymentState::Accepted),
+            unknown: count(PaymentState::Unknown),
+            review: count(PaymentState::Review),
+        }
+    }
+}
+
+/// Requests that wait for the engine.
+#[derive(Debug, Clone, Serialize)]
+struct Queue {
+    depth: usize,
+    capacity: usize,
+}
+
+/// The log.
+#[derive(Debug, Clone, Serialize)]
+struct Events {
+    head: u64,
+}
+
+async fn gather(call: &Call) -> Result<Status, Reject> {
+    let app = call.app();
+    let now = app.now();
+    let tally = app.read(move |reader| reader.tally(now)).await?;
+    let overview = app.overview();
+    let (depth, capacity) = app.engine().queue();
+    let head = *app.bus().head().borrow();
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        store_id: overview.store.to_string(),
+        started_at: overview.started_at.to_string(),
+        uptime_seconds: now.since(overview.started_at).as_secs(),
+        ready: app.engine().is_writable() && !call.shared.shutdown.is_cancelled(),
+        paused: app.engine().is_paused(),
+        gateway: overview.gateway.clone(),
+        payments: Payments::of(&tally),
+        needs_attention: tally.needs_attention,
+        queue: Queue { depth, capacity },
+        events: Events { head },
+        listeners: overview.listeners.clone(),
+        data_dir: overview.data_dir.clone(),
+    })
+}
+
+/// `GET /admin/status`.
+pub(super) async fn status(call: Call) -> Result<Response, Reject> {
+    call.no_query()?;
+    Ok(json(to_json(&gather(&call).await?)))
+}
+
+/// `POST /admin/pause`: nothing is sent any more; what is on its way is still answered.
+pub(super) async fn pause(call: Call) -> Result<Response, Reject> {
+    set_paused(call, true).await
+}
+
+/// `POST /admin/resume`.
+pub(super) async fn resume(call: Call) -> Result<Response, Reject> {
+    set_paused(call, false).await
+}
+
+async fn set_paused(mut call: Call, paused: bool) -> Result<Response, Reject> {
+    let read = call.body(&[Media::Json]).await?;
+    let said = both(call.no_query(), idempotency::key(&call.parts.headers));
+    let (((), key), ()) = both(said, parse::nothing(&read.bytes))?;
+    // Gathered before: an answer that is kept is part of the commit, where nothing can be read.
+    let mut status = gather(&call).await?;
+    status.paused = paused;
+    let action = Action::Pause(paused);
+    let given = submit(
+        &call,
+        (key, read.media, &read.bytes),
+        action,
+        move |result| match result {
+            Ok(_) => written(200, None, &status),
+            Err(refusal) => refused(*refusal),
+        },
+    );
+    Ok(given.await?.into_response(Media::Json))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn open_payments_are_counted_by_state_and_none_is_zero() {
+        let payments = Payments::of(&Tally {
+            open_payments: vec![(PaymentState::Unknown, 2), (PaymentState::Requested, 3)],
+            due: 1,
+            needs_attention: 0,
+        });
+        assert_eq!(
+            serde_json::to_string(&payments).unwrap(),
+            r#"{"due":1,"requested":3,"sending":0,"accepted":0,"unknown":2,"review":0}"#
+        );
+    }
+}

@@ -1,0 +1,200 @@
+//! `POST /invoices` with an invoice a line: each on its own merits, answered in the same order. One
+//! bad line hurts no other; all good ones are one commit.
+
+use axum::body::Bytes;
+use axum::response::Response;
+use serde::Serialize;
+
+use super::call::Call;
+use super::headers::Media;
+use super::idempotency::{self, refused, submit};
+use super::invoices::new_id;
+use super::parse;
+use super::problem::{Reject, both, to_json};
+use crate::api::{Code, Invoice, Problem};
+use crate::application::request::{Action, Answer, InvoiceView, Reply};
+use crate::domain::{NewInvoice, Refusal};
+
+/// Lines of a batch (`DESIGN.md`, section 4): together they are one commit, and nobody else's
+/// should wait long for it.
+const LINES_MAX: usize = 1000;
+
+/// One line of the answer.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Line<'a> {
+    Invoice {
+        status: u16,
+        invoice: &'a Invoice<'a>,
+    },
+    Problem {
+        status: u16,
+        problem: &'a Problem<'static>,
+    },
+}
+
+/// What a line of the request came to before anything was submitted.
+enum Planned {
+    /// The next of the invoices submitted.
+    Submitted,
+    /// Its line of the answer.
+    Bad(Vec<u8>),
+}
+
+/// Makes the invoices.
+pub(super) async fn create(call: Call, body: Bytes) -> Result<Response, Reject> {
+    let said = both(call.no_query(), idempotency::key(&call.parts.headers));
+    let ((), key) = said?;
+    let lines = lines(&body)?;
+    let (planned, invoices) = plan(&lines, |line| parse::invoice(line, || new_id(&call)));
+    let action = Action::Create(invoices);
+    let given = submit(
+        &call,
+        (key, Media::Ndjson, &body),
+        action,
+        move |result| match result {
+            Ok(Reply::Created(created)) => answer(&planned, created),
+            Ok(_) => refused(Refusal::NothingToDo),
+            Err(refusal) => refused(*refusal),
+        },
+    );
+    Ok(given.await?.into_response(Media::Ndjson))
+}
+
+/// The lines of a body. The line feed at its end ends the last one; any other empty line is a bad
+/// one, so that the lines of request and answer always stand side by side.
+fn lines(body: &[u8]) -> Result<Vec<&[u8]>, Reject> {
+    let body = body.strip_suffix(b"\n").unwrap_or(body);
+    if body.is_empty() {
+        return Err(Reject::new(
+            Code::MalformedRequest,
+            "Send an invoice a line, each a JSON object.",
+        ));
+    }
+    let lines: Vec<_> = body.split(|byte| *byte == b'\n').collect();
+    if lines.len() > LINES_MAX {
+        return Err(Reject::new(
+            Code::BodyTooLarge,
+            format!(
+                "A batch must have at most {LINES_MAX} lines; this has {}. Send it in parts.",
+                lines.len()
+            ),
+        ));
+    }
+    Ok(lines)
+}
+
+fn plan(
+    lines: &[&[u8]],
+    mut parse: impl FnMut(&[u8]) -> Result<NewInvoice, Reject>,
+) -> (Vec<Planned>, Vec<NewInvoice>) {
+    let mut invoices = Vec::with_capacity(lines.len());
+    let mut planned = Vec::with_capacity(lines.len());
+    for line in lines {
+        match parse(line) {
+            Ok(invoice) => {
+                invoices.push(invoice);
+                planned.push(Planned::Submitted);
+            }
+            Err(reject) => planned.push(Planned::Bad(bad(&reject))),
+        }
+    }
+    (planned, invoices)
+}
+
+fn bad(reject: &Reject) -> Vec<u8> {
+    let problem = reject.problem();
+    to_json(&Line::Problem {
+        status: problem.status,
+        problem,
+    })
+}
+
+fn answer(planned: &[Planned], created: &[Result<(InvoiceView, bool), Refusal>]) -> Answer {
+    let mut created = created.iter();
+    let mut body = Vec::new();
+    for line in planned {
+        match line {
+            Planned::Bad(bytes) => body.extend_from_slice(bytes),
+            Planned::Submitted => match created.next() {
+                Some(Ok((view, fresh))) => body.extend_from_slice(&to_json(&Line::Invoice {
+                    status: if *fresh { 201 } else { 200 },
+                    invoice: &Invoice::of(&view.invoice, view.next_attempt_at),
+                })),
+                Some(Err(refusal)) => body.extend_from_slice(&bad(&Reject::refused(*refusal))),
+                None => body.extend_from_slice(&bad(&Reject::internal("a line has no answer"))),
+            },
+        }
+        body.push(b'\n');
+    }
+    Answer {
+        status: 200,
+        location: None,
+        body,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Invoice as Standing, InvoiceId, Timestamp};
+
+    #[test]
+    fn every_line_has_its_answer_in_the_same_order() {
+        let body = b"{\"amount\":1,\"id\":\"a\"}\n\nnope\n{\"amount\":0}\n{\"amount\":2,\"id\":\"b\"}\r\n{\"amount\":3,\"id\":\"c\"}";
+        let lines = lines(body).unwrap();
+        assert_eq!(lines.len(), 6);
+        let id = || InvoiceId::parse("made").unwrap();
+        let (planned, invoices) = plan(&lines, |line| parse::invoice(line, id));
+        assert_eq!(invoices.len(), 3);
+        let mut created: Vec<_> = invoices
+            .into_iter()
+            .map(|new| {
+                let invoice = Standing::new(new, Timestamp::from_millis(0));
+                let next_attempt_at = None;
+                Ok((
+                    InvoiceView {
+                        invoice,
+                        next_attempt_at,
+                    },
+                    true,
+                ))
+            })
+            .collect();
+        created[1] = Err(Refusal::InvoiceExists);
+        let answer = answer(&planned, &created);
+        let told: Vec<_> = answer
+            .body
+            .split(|b| *b == b'\n')
+            .map(|line| {
+                if line.is_empty() {
+                    return (0, String::new());
+                }
+                let line: serde_json::Value = serde_json::from_slice(line).unwrap();
+                let what = line["invoice"]["id"]
+                    .as_str()
+                    .or(line["problem"]["code"].as_str());
+                (line["status"].as_u64().unwrap(), what.unwrap().to_owned())
+            })
+            .collect();
+        let want = [
+            (201, "a"),
+            (400, "malformed_request"),
+            (400, "malformed_request"),
+            (422, "invalid_request"),
+            (409, "invoice_exists"),
+            (201, "c"),
+            (0, ""),
+        ];
+        assert_eq!(told, want.map(|(status, what)| (status, what.to_owned())));
+    }
+
+    #[test]
+    fn a_batch_has_at_most_a_thousand_lines() {
+        assert_eq!(lines("x\n".repeat(1000).as_bytes()).unwrap().len(), 1000);
+        let reject = lines("x\n".repeat(1001).as_bytes()).unwrap_err();
+        assert_eq!(reject.code(), Code::BodyTooLarge);
+        assert_eq!(lines(b"").unwrap_err().code(), Code::MalformedRequest);
+        assert_eq!(lines(b"\n").unwrap_err().code(), Code::MalformedRequest);
+    }
+}

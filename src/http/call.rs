@@ -1,0 +1,182 @@
+//! A request as handlers see it: who calls, what was said, and the body, read within its limits.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::request::Parts;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+
+use super::context::{Identity, Shared};
+use super::headers::{self, BodyType, Media};
+use super::problem::Reject;
+use super::query::Query;
+use crate::api::Code;
+use crate::application::App;
+use crate::application::request::Caller;
+use crate::domain::{InvoiceId, PaymentId};
+
+/// A body, in bytes (`DESIGN.md`, section 8).
+pub(super) const BODY_MAX: usize = 64 * 1024;
+
+/// A batch, in bytes (`DESIGN.md`, section 4).
+pub(super) const BATCH_BODY_MAX: usize = 1024 * 1024;
+
+/// How long a body may take to arrive: ample for 1 MiB over a bad line, and a bound on how long a
+/// client that says nothing holds its connection.
+const BODY_READ_MAX: Duration = Duration::from_secs(30);
+
+/// How much of a body that is too large is still read, and for how long, so that a client that
+/// sends all of it before it reads sees the answer rather than a reset connection.
+const DRAIN_MAX: usize = 8 * 1024 * 1024;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// A request.
+pub(super) struct Call {
+    /// What all requests share.
+    pub(super) shared: Arc<Shared>,
+    /// Who asks.
+    pub(super) caller: Caller,
+    /// What was said, but for the body.
+    pub(super) parts: Parts,
+    // A body is not Sync, and handlers lend the call out while they wait; it is never locked.
+    body: Mutex<Body>,
+}
+
+/// A body that has been read.
+pub(super) struct Read {
+    /// Its bytes.
+    pub(super) bytes: Bytes,
+    /// What it is.
+    pub(super) media: Media,
+}
+
+impl FromRequest<Arc<Shared>> for Call {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Infallible> {
+        let (parts, body) = request.into_parts();
+        let identity = parts.extensions.get::<Identity>();
+        let caller = identity.map_or_else(Identity::nobody, |it| it.caller.clone());
+        Ok(Self {
+            shared: Arc::clone(shared),
+            caller,
+            parts,
+            body: Mutex::new(body),
+        })
+    }
+}
+
+impl Call {
+    /// The application.
+    pub(super) fn app(&self) -> &Arc<App> {
+        &self.shared.app
+    }
+
+    /// The `{id}` of `/invoices/{id}…` and `/payments/{id}…`, percent-decoded.
+    fn id(&self) -> Option<String> {
+        let segment = self.parts.uri.path().split('/').nth(2)?;
+        let decoded = percent_encoding::percent_decode_str(segment).decode_utf8();
+        decoded.ok().map(std::borrow::Cow::into_owned)
+    }
+
+    /// The invoice that the path names. What cannot be an id is the id of no invoice: 404.
+    pub(super) fn invoice_id(&self) -> Result<InvoiceId, Reject> {
+        self.id()
+            .and_then(|id| InvoiceId::parse(&id).ok())
+            .ok_or_else(Reject::no_invoice)
+    }
+
+    /// The payment that the path names. What cannot be an id is the id of no payment: 404.
+    pub(super) fn payment_id(&self) -> Result<PaymentId, Reject> {
+        self.id()
+            .and_then(|id| PaymentId::parse(&id).ok())
+            .ok_or_else(Reject::no_payment)
+    }
+
+    /// The query, on a route that takes none.
+    pub(super) fn no_query(&self) -> Result<(), Reject> {
+        Query::read(self.parts.uri.query(), &[], &[]).finish(())
+    }
+
+    /// The body, of one of these types. Without body and type it is an empty JSON one: whether one
+    /// is needed is for the route to say.
+    pub(super) async fn body(&mut self, takes: &[Media]) -> Result<Read, Reject> {
+        let body = std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let media = match headers::body_type(&self.parts.headers) {
+            BodyType::Known(media) if takes.contains(&media) => media,
+            BodyType::Unsaid => {
+                let bytes = collect(body, BODY_MAX).await?;
+                if bytes.is_empty() {
+                    let media = Media::Json;
+                    return Ok(Read { bytes, media });
+                }
+                return Err(unsupported(takes));
+            }
+            BodyType::Known(_) | BodyType::Other => {
+                drain(body).await;
+                return Err(unsupported(takes));
+            }
+        };
+        let limit = match media {
+            Media::Ndjson => BATCH_BODY_MAX,
+            Media::Json | Media::EventStream => BODY_MAX,
+        };
+        let bytes = collect(body, limit).await?;
+        Ok(Read { bytes, media })
+    }
+}
+
+fn unsupported(takes: &[Media]) -> Reject {
+    let types: Vec<_> = takes.iter().map(|media| media.as_str()).collect();
+    Reject::new(
+        Code::UnsupportedMediaType,
+        format!(
+            "Send the body with Content-Type: {}, in UTF-8 and without Content-Encoding.",
+            types.join(" or ")
+        ),
+    )
+}
+
+async fn collect(body: Body, limit: usize) -> Result<Bytes, Reject> {
+    let too_large = || {
+        Reject::new(
+            Code::BodyTooLarge,
+            format!("The body must have at most {limit} bytes; send less at a time."),
+        )
+    };
+    let said = http_body::Body::size_hint(&body).lower();
+    if usize::try_from(said).is_ok_and(|said| said > limit) {
+        drain(body).await;
+        return Err(too_large());
+    }
+    // Chunked bodies do not say how long they are: those are counted as they come.
+    let mut body = body;
+    let read = Limited::new(&mut body, limit).collect();
+    match tokio::time::timeout(BODY_READ_MAX, read).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            drain(body).await;
+            Err(too_large())
+        }
+        Ok(Err(error)) => Err(Reject::new(
+            Code::MalformedRequest,
+            format!("The body ended before it was complete ({error}); send it again."),
+        )),
+        Err(_) => Err(Reject::new(
+            Code::MalformedRequest,
+            format!(
+                "The body did not arrive within {} seconds; send it again.",
+                BODY_READ_MAX.as_secs()
+            ),
+        )),
+    }
+}
+
+async fn drain(body: Body) {
+    let read = Limited::new(body, DRAIN_MAX).collect();
+    // Whatever comes of it: the answer is the same.
+    drop(tokio::time::timeout(DRAIN_TIME_MAX, read).await);
+}

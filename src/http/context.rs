@@ -1,0 +1,265 @@
+//! What surrounds every request: who calls, under which id; what no browser may do; panics; the
+//! one log line of a failure. It knows no route.
+
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{HOST, HeaderValue, ORIGIN};
+use axum::http::{HeaderMap, Uri, Version};
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use tracing::Instrument;
+
+use super::headers;
+use super::problem::{Cause, Reject};
+use crate::api::Code;
+use crate::application::App;
+use crate::application::request::Caller;
+
+/// Event streams at a time (`DESIGN.md`, section 8): each reads the log after every commit.
+const STREAMS_MAX: usize = 32;
+
+/// What all requests share.
+pub(super) struct Shared {
+    /// The application.
+    pub(super) app: Arc<App>,
+    /// Canceled when payd drains.
+    pub(super) shutdown: CancellationToken,
+    /// Places for event streams.
+    pub(super) streams: Arc<Semaphore>,
+}
+
+impl Shared {
+    /// Puts it together.
+    pub(super) fn new(app: Arc<App>, shutdown: CancellationToken) -> Self {
+        Self {
+            app,
+            shutdown,
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        }
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(super) enum Peer {
+    /// A process of this machine that may open the socket.
+    Unix {
+        /// The user that it runs as.
+        uid: u32,
+    },
+    /// Anyone who can reach the address.
+    Tcp {
+        /// The address that the connection came in on.
+        local: IpAddr,
+    },
+}
+
+impl Peer {
+    /// As events and logs name it.
+    pub(super) fn actor(&self) -> Arc<str> {
+        match self {
+            Self::Unix { uid } => format!("uid:{uid}").into(),
+            Self::Tcp { .. } => "tcp".into(),
+        }
+    }
+}
+
+/// Who asks, as the request's extension.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    /// Goes into events and logs.
+    pub(super) caller: Caller,
+    /// Whether it came over the Unix socket.
+    pub(super) over_unix: bool,
+}
+
+impl Identity {
+    /// A request whose caller got lost may do nothing that needs one.
+    pub(super) fn nobody() -> Caller {
+        Caller {
+            actor: "nobody".into(),
+            traceparent: None,
+        }
+    }
+}
+
+/// Answers a request. Whatever happens inside, there is an answer, and it has its request's id.
+pub(super) async fn answer<B>(
+    shared: &Shared,
+    router: Router,
+    peer: &Peer,
+    actor: Arc<str>,
+    request: axum::http::Request<B>,
+) -> Response
+where
+    B: http_body::Body<Data = axum::body::Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    let mut request = request.map(Body::new);
+    let id = match headers::request_id(request.headers()) {
+        Some(id) => id.to_owned(),
+        None => shared.app.new_uuid().hyphenated().to_string(),
+    };
+    let caller = Caller {
+        actor,
+        traceparent: headers::traceparent(request.headers()),
+    };
+    let span = tracing::info_span!(
+        "request",
+        request_id = %id,
+        method = %request.method(),
+        path = %request.uri().path(),
+        actor = %caller.actor,
+        traceparent = caller.traceparent.as_deref(),
+    );
+    request.extensions_mut().insert(Identity {
+        caller,
+        over_unix: matches!(peer, Peer::Unix { .. }),
+    });
+    let guarded = async {
+        if let Err(reject) = guard(&request, peer) {
+            return reject.into_response();
+        }
+        caught(router.oneshot(request)).await
+    };
+    let mut response = guarded.instrument(span.clone()).await;
+    if response.status().is_server_error() {
+        let _in_span = span.enter();
+        let cause = response.extensions().get::<Cause>();
+        let cause = cause.map_or("", |cause| cause.0.as_str());
+        let status = response.status().as_u16();
+        if status == Code::Internal.status() {
+            tracing::error!(status, cause, "a request failed");
+        } else {
+            tracing::warn!(status, cause, "a request was turned away");
+        }
+    }
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(headers::X_REQUEST_ID, id);
+    }
+    response
+}
+
+/// What a browser may not do, on behalf of any page: `DESIGN.md`, section 8.
+fn guard(request: &Request, peer: &Peer) -> Result<(), Reject> {
+    if request.headers().contains_key(ORIGIN) {
+        return Err(Reject::new(
+            Code::Forbidden,
+            "payd does not take requests from web pages, which is what Origin stands for. Call it \
+             from a server, without that header.",
+        ));
+    }
+    let Peer::Tcp { local } = peer else {
+        return Ok(());
+    };
+    if hosts_are_ours(request.uri(), request.headers(), request.version(), *local) {
+        return Ok(());
+    }
+    Err(Reject::new(
+        Code::MisdirectedRequest,
+        "payd answers only to the address that it listens on, to localhost, 127.0.0.1 and [::1]. \
+         Send one of these as Host.",
+    ))
+}
+
+/// The target's authority and the Host header both count; HTTP/1.0 may go without.
+fn hosts_are_ours(uri: &Uri, headers: &HeaderMap, version: Version, local: IpAddr) -> bool {
+    let mut said = 0;
+    for host in headers.get_all(HOST) {
+        said += 1;
+        match host.to_str() {
+            Ok(host) if headers::host_is_ours(host.trim(), local) => {}
+            _ => return false,
+        }
+    }
+    let authority = uri.authority();
+    if authority.is_some_and(|it| !headers::host_is_ours(it.as_str(), local)) {
+        return false;
+    }
+    match said {
+        0 => version < Version::HTTP_11,
+        1 => true,
+        _ => false,
+    }
+}
+
+/// Runs the handler; a panic is its failure, not the connection's.
+async fn caught(
+    handler: impl Future<Output = Result<Response, std::convert::Infallible>>,
+) -> Response {
+    let mut handler = pin!(handler);
+    let outcome = std::future::poll_fn(move |context| {
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(context)));
+        match polled {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(Ok(response))) => Poll::Ready(Ok(response)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    })
+    .await;
+    outcome.unwrap_or_else(|panic| {
+        let words = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("no words");
+        Reject::internal(format!("a handler panicked: {words}")).into_response()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_host_that_a_request_names_must_be_ours() {
+        let local: IpAddr = "127.0.0.1".parse().unwrap();
+        let rows: &[(&str, &[&str], Version, bool)] = &[
+            ("/", &["localhost:8080"], Version::HTTP_11, true),
+            ("/", &["evil.example"], Version::HTTP_11, false),
+            ("/", &[], Version::HTTP_11, false),
+            ("/", &[], Version::HTTP_10, true),
+            ("/", &["evil.example"], Version::HTTP_10, false),
+            ("/", &["localhost", "localhost"], Version::HTTP_11, false),
+            (
+                "http://evil.example/",
+                &["localhost"],
+                Version::HTTP_11,
+                false,
+            ),
+            (
+                "http://localhost/",
+                &["evil.example"],
+                Version::HTTP_11,
+                false,
+            ),
+            ("http://localhost/", &["localhost"], Version::HTTP_11, true),
+        ];
+        for (uri, hosts, version, want) in rows {
+            let mut headers = HeaderMap::new();
+            for host in *hosts {
+                headers.append(HOST, HeaderValue::from_static(host));
+            }
+            let uri = uri.parse().unwrap();
+            let got = hosts_are_ours(&uri, &headers, *version, local);
+            assert_eq!(got, *want, "{uri} {hosts:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_answer() {
+        let response = caught(async { panic!("oh {}", "no") }).await;
+        assert_eq!(response.status(), 500);
+        let cause = response.extensions().get::<Cause>().unwrap();
+        assert_eq!(cause.0, "a handler panicked: oh no");
+    }
+}

@@ -1,0 +1,378 @@
+//! `GET /events`: the log, page by page or as a stream without end. What is sent are the bytes that
+//! were stored, never made anew.
+//!
+//! Signals wake, tables tell: a stream reads the log from its cursor, and waits for the bus only
+//! where it has seen all there is. So there is no gap and no duplicate, whatever is lost between.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::response::Response;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use super::call::Call;
+use super::headers::{Media, accepted};
+use super::problem::{Reject, both};
+use super::query::{self, PAGE_DEFAULT, PAGE_MAX, Query};
+use super::stream::{self, Gone, Sender};
+use crate::application::ports::{EventQuery, EventSlice};
+use crate::domain::{EventType, InvoiceId};
+
+/// Silence on a stream before a sign of life (`DESIGN.md`, section 4).
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Events read at a time for a stream. An event has 64 KiB at most, so this bounds a stream's
+/// memory; it is enough to make the reads few.
+const STREAM_SLICE: usize = 200;
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    After(u64),
+    Now,
+}
+
+/// `GET /events`.
+pub(super) async fn list(call: Call) -> Result<Response, Reject> {
+    let offers = [Media::Json, Media::EventStream, Media::Ndjson];
+    match accepted(&call.parts.headers, &offers) {
+        Media::Json => page(call).await,
+        media => follow(call, media).await,
+    }
+}
+
+async fn page(call: Call) -> Result<Response, Reject> {
+    let (start, limit, mut query) = read(call.parts.uri.query(), PAGE_MAX)?;
+    let now = start == Start::Now;
+    query.after = match start {
+        Start::After(after) => after,
+        Start::Now => 0,
+    };
+    query.limit = if now {
+        1
+    } else {
+        limit.unwrap_or(PAGE_DEFAULT)
+    };
+    let after = query.after;
+    let slice = call.app().read(move |reader| reader.events(&query)).await?;
+    if now {
+        return Ok(page_of(&[], slice.head));
+    }
+    within(after, &slice)?;
+    Ok(page_of(&slice.events, slice.read_to.max(after)))
+}
+
+/// A page. The events are JSON already.
+fn page_of(events: &[(u64, Vec<u8>)], next: u64) -> Response {
+    let size: usize = events.iter().map(|(_, event)| event.len() + 1).sum();
+    let mut body = Vec::with_capacity(size + 64);
+    body.extend_from_slice(b"{\"events\":[");
+    for (index, (_, event)) in events.iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(event);
+    }
+    body.extend_from_slice(format!("],\"next\":\"{next}\"}}").as_bytes());
+    let mut response = Response::new(Body::from(body));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(Media::Json.as_str()));
+    response
+}
+
+async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
+    let last = last_event_id(&call.parts.headers);
+    let read = read(call.parts.uri.query(), usize::MAX);
+    let (last, (start, limit, mut query)) = both(last, read)?;
+    let place = std::sync::Arc::clone(&call.shared.streams)
+        .try_acquire_owned()
+        .map_err(|_| {
+            Reject::unavailable(
+                "All places for event streams are taken. Try again after Retry-After, or read \
+                 pages: Accept: application/json.",
+            )
+        })?;
+    if call.shared.shutdown.is_cancelled() {
+        return Err(Reject::unavailable(
+            "payd is shutting down. Go on from the same cursor when it is back.",
+        ));
+    }
+    // The first read says where the log ends, in the same snapshot as the events.
+    let start = last.map_or(start, Start::After);
+    query.after = match start {
+        Start::After(after) => after,
+        Start::Now => 0,
+    };
+    query.limit = if start == Start::Now { 1 } else { STREAM_SLICE };
+    let probe = query.clone();
+    let mut first = call.app().read(move |reader| reader.events(&probe)).await?;
+    match start {
+        Start::After(after) => within(after, &first)?,
+        Start::Now => {
+            first.events.clear();
+            first.read_to = first.head;
+        }
+    }
+    query.limit = STREAM_SLICE;
+    let follower = Follower {
+        call,
+        media,
+        query,
+        left: limit.unwrap_or(usize::MAX),
+        _place: place,
+    };
+    Ok(stream::response(media, |sender| {
+        follower.run(first, sender)
+    }))
+}
+
+/// A stream under way.
+struct Follower {
+    call: Call,
+    media: Media,
+    query: EventQuery,
+    left: usize,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Follower {
+    /// Until the client has gone, its limit is reached or payd drains.
+    async fn run(mut self, first: EventSlice, sender: Sender) {
+        if self.pump(first, &sender).await.is_ok() {
+            sender.end().await;
+        }
+    }
+
+    async fn pump(&mut self, first: EventSlice, sender: &Sender) -> Result<(), Gone> {
+        let shutdown = self.call.shared.shutdown.clone();
+        let mut head = self.call.app().bus().head();
+        let mut slice = Some(first);
+        let mut quiet_until = Instant::now() + HEARTBEAT;
+        loop {
+            // Marked as seen before the log is read: what comes after that wakes.
+            head.mark_unchanged();
+            let slice = match slice.take() {
+                Some(slice) => slice,
+                None => {
+                    let query = self.query.clone();
+                    let read = self.call.app().read(move |reader| reader.events(&query));
+                    read.await.map_err(|error| {
+                        tracing::error!(%error, "an event stream cannot read the log");
+                        Gone
+                    })?
+                }
+            };
+            if !slice.events.is_empty() {
+                let bytes = self.frames(&slice);
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return Ok(()),
+                    sent = sender.send(bytes) => sent?,
+                }
+                quiet_until = Instant::now() + HEARTBEAT;
+            }
+            if self.left == 0 {
+                return Ok(());
+            }
+            let more = slice.read_to > self.query.after && slice.read_to < slice.head;
+            self.query.after = slice.read_to.max(self.query.after);
+            if more && !shutdown.is_cancelled() {
+                continue;
+            }
+            // A head that moved while the first slice was read is seen by reading once more.
+            loop {
+                tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return Ok(()),
+                    changed = head.changed() => {
+                        if changed.is_err() {
+                            return Ok(());
+                        }
+                        break;
+                    }
+                    () = tokio::time::sleep_until(quiet_until) => {
+                        sender.send(heartbeat(self.media)).await?;
+                        quiet_until = Instant::now() + HEARTBEAT;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The events of a slice as the stream writes them, within what is left.
+    fn frames(&mut self, slice: &EventSlice) -> Vec<u8> {
+        let events = &slice.events[..slice.events.len().min(self.left)];
+        self.left = self.left.saturating_sub(events.len());
+        let size: usize = events.iter().map(|(_, event)| event.len() + 40).sum();
+        let mut bytes = Vec::with_capacity(size);
+        for (sequence, event) in events {
+            frame(self.media, *sequence, event, &mut bytes);
+        }
+        bytes
+    }
+}
+
+/// One event. Without an `event:` line, which a browser's `onmessage` would pass over; the type is
+/// in the data (HTML, section 9.2.6). Stored events have no line breaks.
+fn frame(media: Media, sequence: u64, event: &[u8], into: &mut Vec<u8>) {
+    if media == Media::EventStream {
+        let mut id = String::with_capacity(32);
+        // Writing to a String cannot fail.
+        let _ = write!(id, "id: {sequence}\ndata: ");
+        into.extend_from_slice(id.as_bytes());
+        into.extend_from_slice(event);
+        into.extend_from_slice(b"\n\n");
+    } else {
+        into.extend_from_slice(event);
+        into.push(b'\n');
+    }
+}
+
+const fn heartbeat(media: Media) -> &'static str {
+    match media {
+        Media::EventStream => ": heartbeat\n\n",
+        Media::Json | Media::Ndjson => "\n",
+    }
+}
+
+/// A cursor from another log would skip events in silence: it is told instead.
+fn within(after: u64, slice: &EventSlice) -> Result<(), Reject> {
+    if after <= slice.head {
+        return Ok(());
+    }
+    Err(Reject::field(
+        "after",
+        format!(
+            "is beyond the end of the log, which is {}; a cursor of another store, or of one before \
+             a restore, does not fit here",
+            slice.head
+        ),
+    ))
+}
+
+/// Where a client that comes back stopped. It wins over `after` (section 10): a browser that
+/// reconnects repeats the URL that it began with.
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Reject> {
+    let Some(value) = headers.get("last-event-id") else {
+        return Ok(None);
+    };
+    match value.to_str().ok().map(str::trim) {
+        // What a client sends that has seen no event.
+        Some("") => Ok(None),
+        Some(text) => match query::cursor(text) {
+            Ok(cursor) => Ok(Some(cursor)),
+            Err(message) => Err(Reject::field("Last-Event-ID", message)),
+        },
+        None => Err(Reject::field("Last-Event-ID", "must be a sequence number")),
+    }
+}
+
+fn read(
+    query: Option<&str>,
+    limit_max: usize,
+) -> Result<(Start, Option<usize>, EventQuery), Reject> {
+    let mut query = Query::read(query, &["after", "type", "invoice", "limit"], &["type"]);
+    let start = query.parsed("after", |text| match text {
+        "now" => Ok(Start::Now),
+        text => query::cursor(text)
+            .map(Start::After)
+            .map_err(|_| "must be a cursor: the `next` of a page, a sequence from 0, or `now`"),
+    });
+    let types = query.list("type", |text| {
+        EventType::parse(text).ok_or_else(|| {
+            let known: Vec<_> = EventType::ALL.iter().map(|it| it.as_str()).collect();
+            format!("has an unknown type; known are {}", known.join(", "))
+        })
+    });
+    let invoice = query.parsed("invoice", |text| {
+        InvoiceId::parse(text).map_err(|error| error.to_string())
+    });
+    let limit = query.limit(limit_max);
+    let events = EventQuery {
+        after: 0,
+        types,
+        invoice,
+        limit: 0,
+    };
+    query.finish((start.unwrap_or(Start::After(0)), limit, events))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_says_where_to_begin_and_what_to_leave_out() {
+        let (start, limit, query) = read(
+            Some("after=7&type=InvoiceCreated,PaymentFailed&type=PaymentUnknown&invoice=a&limit=3"),
+            PAGE_MAX,
+        )
+        .unwrap();
+        assert_eq!((start, limit), (Start::After(7), Some(3)));
+        assert_eq!(query.types.len(), 3);
+        assert_eq!(query.invoice.unwrap().as_str(), "a");
+        assert_eq!(read(Some("after=now"), PAGE_MAX).unwrap().0, Start::Now);
+        assert_eq!(read(None, PAGE_MAX).unwrap().0, Start::After(0));
+        for bad in [
+            "after=-1",
+            "after=Now",
+            "after=",
+            "type=",
+            "type=invoiceCreated",
+            "type=InvoiceCreated,",
+            "invoice=..",
+            "limit=1001",
+            "limit=0",
+            "from=1",
+            "after=1&after=2",
+        ] {
+            assert!(read(Some(bad), PAGE_MAX).is_err(), "{bad}");
+        }
+        assert!(read(Some("limit=1001"), usize::MAX).is_ok());
+    }
+
+    #[test]
+    fn frames_are_what_the_formats_say() {
+        let mut bytes = Vec::new();
+        frame(Media::EventStream, 42, b"{\"id\":\"42\"}", &mut bytes);
+        frame(Media::Ndjson, 43, b"{\"id\":\"43\"}", &mut bytes);
+        assert_eq!(
+            String::from_utf8(bytes).unwrap(),
+            "id: 42\ndata: {\"id\":\"42\"}\n\n{\"id\":\"43\"}\n"
+        );
+    }
+
+    #[test]
+    fn a_cursor_beyond_the_end_is_told() {
+        let slice = EventSlice {
+            head: 5,
+            ..EventSlice::default()
+        };
+        assert!(within(5, &slice).is_ok());
+        let reject = within(6, &slice).unwrap_err();
+        assert_eq!(reject.problem().status, 422);
+        assert_eq!(reject.problem().errors[0].field, "after");
+    }
+
+    #[test]
+    fn a_client_that_comes_back_says_where_it_stopped() {
+        for (value, want) in [
+            (None, Ok(None)),
+            (Some(""), Ok(None)),
+            (Some("42"), Ok(Some(42))),
+            (Some("x"), Err(())),
+            (Some("-1"), Err(())),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert("last-event-id", HeaderValue::from_static(value));
+            }
+            assert_eq!(last_event_id(&headers).map_err(|_| ()), want, "{value:?}");
+        }
+    }
+}

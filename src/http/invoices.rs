@@ -1,0 +1,234 @@
+//! `/invoices`: make, list, show, cancel. (A batch is in `batch`, paying in `payments`.)
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::{Response, StatusCode};
+use axum::response::Response as HttpResponse;
+
+use super::batch;
+use super::call::Call;
+use super::headers::{Media, accepted};
+use super::idempotency::{self, refused, submit, written};
+use super::parse;
+use super::problem::{Reject, both, to_json};
+use super::query::{self, PAGE_DEFAULT, PAGE_MAX, Query};
+use super::stream::{self, Sender};
+use crate::api::{Code, Invoice, InvoicePage};
+use crate::application::ports::{InvoiceQuery, InvoiceRecord};
+use crate::application::request::{Action, Answer, InvoiceView, Reply};
+use crate::domain::{InvoiceId, InvoiceStatus, Refusal};
+
+/// Invoices read at a time for a stream: it bounds the stream's memory.
+const STREAM_PAGE: usize = 500;
+
+/// A response with one of the contract's types.
+pub(super) fn json(body: Vec<u8>) -> HttpResponse {
+    let mut response = Response::new(Body::from(body));
+    let kind = HeaderValue::from_static(Media::Json.as_str());
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    *response.status_mut() = StatusCode::OK;
+    response
+}
+
+/// `POST /invoices`.
+pub(super) async fn create(mut call: Call) -> Result<HttpResponse, Reject> {
+    let read = call.body(&[Media::Json, Media::Ndjson]).await?;
+    if read.media == Media::Ndjson {
+        return batch::create(call, read.bytes).await;
+    }
+    if read.bytes.is_empty() {
+        return Err(Reject::new(
+            Code::MalformedRequest,
+            "Send the invoice as a JSON object, such as {\"amount\":1000,\"currency\":\"USD\"}.",
+        ));
+    }
+    let said = both(call.no_query(), idempotency::key(&call.parts.headers));
+    let invoice = parse::invoice(&read.bytes, || new_id(&call));
+    let (((), key), invoice) = both(said, invoice)?;
+    let action = Action::Create(vec![invoice]);
+    let given = submit(
+        &call,
+        (key, read.media, &read.bytes),
+        action,
+        |result| match result {
+            Ok(Reply::Created(created)) => match created.first() {
+                Some(Ok((view, fresh))) => created_one(view, *fresh),
+                Some(Err(refusal)) => refused(*refusal),
+                None => refused(Refusal::NothingToDo),
+            },
+            Ok(_) => refused(Refusal::NothingToDo),
+            Err(refusal) => refused(*refusal),
+        },
+    );
+    Ok(given.await?.into_response(Media::Json))
+}
+
+fn created_one(view: &InvoiceView, fresh: bool) -> Answer {
+    let invoice = Invoice::of(&view.invoice, view.next_attempt_at);
+    if fresh {
+        written(201, Some(format!("/invoices/{}", invoice.id)), &invoice)
+    } else {
+        written(200, None, &invoice)
+    }
+}
+
+/// An id for an invoice whose client gave none. A replay gives the first one: the answer that is
+/// kept has it.
+pub(super) fn new_id(call: &Call) -> InvoiceId {
+    InvoiceId::from_uuid(call.app().new_uuid())
+}
+
+/// `GET /invoices/{id}`.
+pub(super) async fn show(call: Call) -> Result<HttpResponse, Reject> {
+    let id = call.invoice_id()?;
+    call.no_query()?;
+    let record = call.app().read(move |reader| reader.invoice(&id)).await?;
+    let record = record.ok_or_else(Reject::no_invoice)?;
+    Ok(json(to_json(&view(&record))))
+}
+
+fn view(record: &InvoiceRecord) -> Invoice<'_> {
+    Invoice::of(&record.invoice, record.next_attempt_at)
+}
+
+/// `GET /invoices`.
+pub(super) async fn list(call: Call) -> Result<HttpResponse, Reject> {
+    let media = accepted(&call.parts.headers, &[Media::Json, Media::Ndjson]);
+    let streamed = media == Media::Ndjson;
+    let limit_max = if streamed { usize::MAX } else { PAGE_MAX };
+    let (query, limit) = read(call.parts.uri.query(), limit_max)?;
+    if streamed {
+        let left = limit.unwrap_or(usize::MAX);
+        return Ok(stream::response(media, move |sender| {
+            export(call, query, left, sender)
+        }));
+    }
+    let limit = limit.unwrap_or(PAGE_DEFAULT);
+    let body = call.app().read(move |reader| {
+        // One more than asked says whether there is another page.
+        let mut records = reader.invoices(InvoiceQuery {
+            limit: limit + 1,
+            ..query
+        })?;
+        let more = records.len() > limit;
+        records.truncate(limit);
+        let last = records.last().filter(|_| more);
+        Ok(to_json(&InvoicePage {
+            next: last.map(|record| record.cursor.to_string().into()),
+            invoices: records.iter().map(view).collect(),
+        }))
+    });
+    Ok(json(body.await?))
+}
+
+/// All that match, one a line. It has an end, so payd waits for it when it drains.
+async fn export(call: Call, mut query: InvoiceQuery, mut left: usize, sender: Sender) {
+    while left > 0 {
+        query.limit = STREAM_PAGE.min(left);
+        let page = call.app().read(move |reader| {
+            let records = reader.invoices(query)?;
+            let mut lines = Vec::new();
+            for record in &records {
+                lines.extend_from_slice(&to_json(&view(record)));
+                lines.push(b'\n');
+            }
+            let last = records.last().map(|record| record.cursor);
+            Ok((records.len(), last, lines))
+        });
+        let (count, last, lines) = match page.await {
+            Ok(page) => page,
+            Err(error) => {
+                // The body breaks off, so that nobody takes what there is for all there is.
+                tracing::error!(%error, "a stream of invoices cannot go on");
+                return;
+            }
+        };
+        if count > 0 && sender.send(lines).await.is_err() {
+            return;
+        }
+        if count < query.limit {
+            break;
+        }
+        left = left.saturating_sub(count);
+        query.after = last.or(query.after);
+    }
+    sender.end().await;
+}
+
+fn read(query: Option<&str>, limit_max: usize) -> Result<(InvoiceQuery, Option<usize>), Reject> {
+    let mut query = Query::read(query, &["status", "after", "limit", "order"], &[]);
+    let status = query.parsed("status", |text| {
+        InvoiceStatus::parse(text).ok_or_else(|| {
+            let known = InvoiceStatus::ALL.map(InvoiceStatus::as_str);
+            format!("must be one of {}", known.join(", "))
+        })
+    });
+    let after = query.parsed("after", query::cursor);
+    let limit = query.limit(limit_max);
+    let ascending = query.parsed("order", |text| match text {
+        "asc" => Ok(true),
+        "desc" => Ok(false),
+        _ => Err("must be asc or desc"),
+    });
+    let invoices = InvoiceQuery {
+        status,
+        after,
+        ascending: ascending.unwrap_or(false),
+        limit: 0,
+    };
+    query.finish((invoices, limit))
+}
+
+/// `POST /invoices/{id}/cancel`.
+pub(super) async fn cancel(mut call: Call) -> Result<HttpResponse, Reject> {
+    let id = call.invoice_id()?;
+    let read = call.body(&[Media::Json]).await?;
+    let said = both(call.no_query(), idempotency::key(&call.parts.headers));
+    let (((), key), command) = both(said, parse::cancel(&read.bytes))?;
+    let action = Action::OnInvoice(id, command);
+    let given = submit(
+        &call,
+        (key, read.media, &read.bytes),
+        action,
+        |result| match result {
+            Ok(Reply::Invoice(view)) => canceled(view),
+            Ok(_) => refused(Refusal::NothingToDo),
+            Err(refusal) => refused(*refusal),
+        },
+    );
+    Ok(given.await?.into_response(Media::Json))
+}
+
+fn canceled(view: &InvoiceView) -> Answer {
+    let invoice = Invoice::of(&view.invoice, view.next_attempt_at);
+    let done = view.invoice.status == InvoiceStatus::Canceled;
+    written(if done { 200 } else { 202 }, None, &invoice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_newest_first_unless_asked_otherwise() {
+        let (query, limit) = read(None, PAGE_MAX).unwrap();
+        assert_eq!((query.ascending, query.after, limit), (false, None, None));
+        let (query, limit) = read(Some("status=PAID&after=9&limit=2&order=asc"), PAGE_MAX).unwrap();
+        assert_eq!(query.status, Some(InvoiceStatus::Paid));
+        assert_eq!(
+            (query.ascending, query.after, limit),
+            (true, Some(9), Some(2))
+        );
+        for bad in [
+            "status=paid",
+            "order=up",
+            "after=x",
+            "limit=0",
+            "limit=1001",
+            "page=2",
+            "status=PAID&status=PAID",
+        ] {
+            assert!(read(Some(bad), PAGE_MAX).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Payments: pay an invoice, list its payments, show one, resolve one by an operator's word.
+
+use axum::response::Response;
+
+use super::call::Call;
+use super::headers::Media;
+use super::idempotency::{self, refused, submit, written};
+use super::invoices::json;
+use super::problem::{Reject, both, to_json};
+use super::{parse, prefer, wait};
+use crate::api::{Payment, PaymentPage};
+use crate::application::request::{Action, Answer, PaymentView, Reply};
+use crate::domain::{Command, Refusal};
+
+/// `POST /invoices/{id}/pay`.
+pub(super) async fn pay(mut call: Call) -> Result<Response, Reject> {
+    let id = call.invoice_id()?;
+    let read = call.body(&[Media::Json]).await?;
+    let said = both(call.no_query(), idempotency::key(&call.parts.headers));
+    let (((), key), command) = both(said, parse::pay(&read.bytes))?;
+    let action = Action::OnInvoice(id.clone(), command);
+    let given = submit(
+        &call,
+        (key, read.media, &read.bytes),
+        action,
+        |result| match result {
+            Ok(Reply::Payment { payment, fresh }) => paid(payment, *fresh),
+            Ok(_) => refused(Refusal::NothingToDo),
+            Err(refusal) => refused(*refusal),
+        },
+    );
+    let given = given.await?;
+    match prefer::wait(&call.parts.headers) {
+        Some(seconds) if given.answer.status < 300 => {
+            wait::answer(&call, &id, given, seconds).await
+        }
+        _ => Ok(given.into_response(Media::Json)),
+    }
+}
+
+fn paid(view: &PaymentView, fresh: bool) -> Answer {
+    let payment = Payment::of(&view.invoice, &view.payment);
+    if fresh {
+        written(202, Some(location(&payment)), &payment)
+    } else {
+        written(200, None, &payment)
+    }
+}
+
+/// Where a payment is.
+pub(super) fn location(payment: &Payment<'_>) -> String {
+    format!("/payments/{}", payment.id)
+}
+
+/// `GET /invoices/{id}/payments`.
+pub(super) async fn list(call: Call) -> Result<Response, Reject> {
+    let id = call.invoice_id()?;
+    call.no_query()?;
+    let records = call.app().read(move |reader| reader.payments(&id)).await?;
+    let records = records.ok_or_else(Reject::no_invoice)?;
+    let payments = records
+        .iter()
+        .map(|it| Payment::of(&it.invoice, &it.payment));
+    Ok(json(to_json(&PaymentPage {
+        payments: payments.collect(),
+    })))
+}
+
+/// `GET /payments/{id}`.
+pub(super) async fn show(call: Call) -> Result<Response, Reject> {
+    let id = call.payment_id()?;
+    call.no_query()?;
+    let record = call.app().read(move |reader| reader.payment(id)).await?;
+    let record = record.ok_or_else(Reject::no_payment)?;
+    Ok(json(to_json(&Payment::of(
+        &record.invoice,
+        &record.payment,
+    ))))
+}
+
+/// `POST /payments/{id}/resolve`.
+pub(super) async fn resolve(mut call: Call) -> Result<Response, Reject> {
+    let id = call.payment_id()?;
+    let read = call.body(&[Media::Json]).await?;
+    let said = both(call.no_query(), idempotency::key(&call.parts.headers));
+    let (((), key), resolution) = both(said, parse::resolve(&read.bytes))?;
+    let command = Command::Resolve {
+        payment: id,
+        resolve_as: resolution.resolve_as,
+        reason: resolution.reason,
+        reference: resolution.reference,
+        actor: call.caller.actor.to_string(),
+    };
+    let action = Action::OnPayment(id, command);
+    let given = submit(
+        &call,
+        (key, read.media, &read.bytes),
+        action,
+        |result| match result {
+            Ok(Reply::Payment { payment, .. }) => {
+                let payment = Payment::of(&payment.invoice, &payment.payment);
+                written(200, None, &payment)
+            }
+            Ok(_) => refused(Refusal::NothingToDo),
+            Err(refusal) => refused(*refusal),
+        },
+    );
+    Ok(given.await?.into_response(Media::Json))
+}

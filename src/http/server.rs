@@ -1,0 +1,230 @@
+//! Listeners and connections, within their limits, and their orderly end. It knows no route.
+//!
+//! axum's own `serve` has no timeout for headers, so a half-sent request would hold its connection
+//! for ever; hence an accept loop of our own.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
+
+use super::context::{self, Peer, Shared};
+use super::peers::Peers;
+use super::routes;
+use crate::application::App;
+
+/// TCP connections at a time (`DESIGN.md`, section 8). More wait in the kernel's backlog.
+const TCP_CONNECTIONS_MAX: usize = 512;
+
+/// Connections at a time on the Unix socket. A budget of their own, so that whatever happens on TCP
+/// an operator gets through.
+const UNIX_CONNECTIONS_MAX: usize = 512;
+
+/// How long headers may take (`DESIGN.md`, section 8). It counts from the last answer on, so a
+/// connection that is kept alive is closed after as much silence.
+const HEADER_READ_MAX: Duration = Duration::from_secs(5);
+
+/// Headers, in bytes (`DESIGN.md`, section 8).
+const HEADER_MAX: usize = 16 * 1024;
+
+/// What a connection buffers: the headers, and an answer on its way.
+const BUFFER_MAX: usize = 64 * 1024;
+
+/// How long a client may take nothing of what is written to it, before it is cut off. A slow reader
+/// comes back with its cursor.
+const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+
+/// The pause after an accept that failed for want of files or memory: some will be closed soon.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where payd listens. Bound by the caller.
+#[derive(Debug)]
+pub enum Listener {
+    /// The Unix socket: who may open it may use it.
+    Unix(UnixListener),
+    /// TCP.
+    Tcp(TcpListener),
+}
+
+/// Serves until `shutdown` is canceled. Then it stops accepting, ends event streams and lets
+/// requests in flight finish, and returns when the last connection is closed. The caller puts the
+/// grace time around it: dropping the future cuts the connections that are left.
+pub async fn serve(app: Arc<App>, listeners: Vec<Listener>, shutdown: CancellationToken) {
+    let shared = Arc::new(Shared::new(app, shutdown));
+    let router = routes::router(Arc::clone(&shared));
+    let tcp_slots = Arc::new(Semaphore::new(TCP_CONNECTIONS_MAX));
+    let unix_slots = Arc::new(Semaphore::new(UNIX_CONNECTIONS_MAX));
+    let peers = Arc::new(Peers::default());
+    let mut loops = JoinSet::new();
+    for listener in listeners {
+        let server = Server {
+            shared: Arc::clone(&shared),
+            router: router.clone(),
+        };
+        match listener {
+            Listener::Unix(listener) => {
+                loops.spawn(server.accept_unix(listener, Arc::clone(&unix_slots)));
+            }
+            Listener::Tcp(listener) => {
+                let (slots, peers) = (Arc::clone(&tcp_slots), Arc::clone(&peers));
+                loops.spawn(server.accept_tcp(listener, slots, peers));
+            }
+        }
+    }
+    while let Some(ended) = loops.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a listener stopped");
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Server {
+    shared: Arc<Shared>,
+    router: Router,
+}
+
+impl Server {
+    async fn accept_unix(self, listener: UnixListener, slots: Arc<Semaphore>) {
+        let mut connections = JoinSet::new();
+        while let Some((stream, slot)) = self
+            .next(&mut connections, slots.clone(), || async {
+                listener.accept().await.map(|(stream, _)| stream)
+            })
+            .await
+        {
+            connections.spawn(self.clone().serve_unix(stream, slot));
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+    }
+
+    async fn accept_tcp(self, listener: TcpListener, slots: Arc<Semaphore>, peers: Arc<Peers>) {
+        let mut connections = JoinSet::new();
+        while let Some((stream, slot)) = self
+            .next(&mut connections, slots.clone(), || async {
+                listener.accept().await.map(|(stream, _)| stream)
+            })
+            .await
+        {
+            let peers = Arc::clone(&peers);
+            connections.spawn(self.clone().serve_tcp(stream, slot, peers));
+        }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
+    }
+
+    /// The next connection, when there is a slot for it; `None` when payd drains.
+    async fn next<S, F>(
+        &self,
+        connections: &mut JoinSet<()>,
+        slots: Arc<Semaphore>,
+        accept: impl Fn() -> F,
+    ) -> Option<(S, OwnedSemaphorePermit)>
+    where
+        F: Future<Output = io::Result<S>>,
+    {
+        loop {
+            let next = async {
+                let slot = Arc::clone(&slots).acquire_owned().await;
+                // The semaphore is never closed.
+                let slot = slot.map_err(|error| io::Error::other(error.to_string()))?;
+                accept().await.map(|stream| (stream, slot))
+            };
+            tokio::select! {
+                biased;
+                () = self.shared.shutdown.cancelled() => return None,
+                Some(ended) = connections.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a connection stopped");
+                    }
+                }
+                accepted = next => match accepted {
+                    Ok(accepted) => return Some(accepted),
+                    // The client was gone before it was accepted.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection cannot be accepted; trying again");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn serve_unix(self, stream: UnixStream, _slot: OwnedSemaphorePermit) {
+        let uid = match stream.peer_cred() {
+            Ok(credentials) => credentials.uid(),
+            Err(error) => {
+                tracing::warn!(%error, "a client of the socket cannot be told who it is");
+                return;
+            }
+        };
+        self.serve(stream, Peer::Unix { uid }).await;
+    }
+
+    async fn serve_tcp(self, stream: TcpStream, _slot: OwnedSemaphorePermit, peers: Arc<Peers>) {
+        let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else {
+            return; // It is gone already.
+        };
+        // Answers are small, and written whole: waiting to fill a segment only delays them.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY cannot be set");
+        }
+        let _place = tokio::select! {
+            biased;
+            () = self.shared.shutdown.cancelled() => return,
+            place = peers.place(remote.ip()) => place,
+        };
+        let local = local.ip();
+        self.serve(stream, Peer::Tcp { local }).await;
+    }
+
+    async fn serve<S>(self, stream: S, peer: Peer)
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_STALL_MAX));
+        let actor = peer.actor();
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            let (shared, router) = (Arc::clone(&self.shared), self.router.clone());
+            let (peer, actor) = (peer.clone(), Arc::clone(&actor));
+            async move {
+                let response = context::answer(&shared, router, &peer, actor, request).await;
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(HEADER_READ_MAX)
+            .max_header_size(HEADER_MAX)
+            .max_buf_size(BUFFER_MAX)
+            .keep_alive(true);
+        let mut connection = pin!(http.serve_connection(TokioIo::new(Box::pin(stream)), service));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.shared.shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            // Clients come and go; what a request did is in its own lines.
+            tracing::debug!(%error, "a connection ended early");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The daemon, whole, from outside.
+
+mod concurrency;
+mod crash;
+mod lifecycle;
+mod simulator;
