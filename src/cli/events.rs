@@ -26,7 +26,7 @@ use crate::cli::failure::{Exit, Failure, Outcome};
 use crate::cli::output::Format;
 use crate::cli::text::{clean, money, relative, styled};
 use crate::cli::watch::SILENCE_MAX;
-use crate::client::{Request, Streamed};
+use crate::client::{Error, Request, Streamed};
 use crate::domain::EventType;
 
 /// How many of the latest are shown where nothing else is asked for.
@@ -348,8 +348,9 @@ async fn follow(
         let why = loop {
             let line = match lines.next(SILENCE_MAX).await {
                 Ok(Some(line)) => line,
-                Ok(None) => break "payd closed the stream".to_owned(),
-                Err(error) => break error.to_string(),
+                Ok(None) => break "payd closed the stream",
+                Err(Error::Silent { .. }) => break "payd gave no sign of life",
+                Err(_) => break "the connection to payd broke",
             };
             pause = Pause::new();
             noticed = false;

@@ -170,9 +170,18 @@ impl Story<'_> {
         if !can.is_empty() {
             lines.push(String::new());
             lines.push(Output::bold("What you can do"));
-            let width = can.iter().map(|(_, what)| what.len()).max().unwrap_or(0);
+            let column = can.iter().map(|(_, what)| what.len()).max().unwrap_or(0);
+            let needed = |(command, _): &(String, &str)| 2 + column + 2 + command.len();
+            let narrow = width.is_some_and(|width| can.iter().any(|each| needed(each) > width));
             for (command, what) in &can {
-                lines.push(format!("  {what:<width$}  {}", clean(command)));
+                let command = clean(command);
+                if narrow {
+                    // A command that is broken over lines cannot be copied.
+                    lines.push(format!("  {what}:"));
+                    lines.push(format!("    {command}"));
+                } else {
+                    lines.push(format!("  {what:<column$}  {command}"));
+                }
             }
         }
         lines
@@ -548,15 +557,7 @@ impl Story<'_> {
                         .into(),
                 ],
                 next: vec![looked_up.into()],
-                can: vec![
-                    wait,
-                    (
-                        format!("payctl payment show {payment_id}"),
-                        "see what was sent",
-                    ),
-                    resolve("succeeded"),
-                    resolve("failed"),
-                ],
+                can: vec![wait, show, resolve("succeeded"), resolve("failed")],
             },
             _ => Standing {
                 why: vec![
