@@ -22,8 +22,11 @@ pub struct App {
     random: Arc<dyn Random>,
     counters: Arc<Counters>,
     overview: Overview,
-    in_flight: Mutex<HashMap<(Arc<str>, String), [u8; 32]>>,
+    in_flight: Mutex<HashMap<KeyName, [u8; 32]>>,
 }
+
+/// An idempotency key: whose, and which.
+type KeyName = (Arc<str>, String);
 
 /// What stays the same from start to end.
 #[derive(Debug, Clone)]
@@ -193,7 +196,7 @@ impl App {
 /// A key whose first request is running.
 struct Running<'a> {
     app: &'a App,
-    name: (Arc<str>, String),
+    name: KeyName,
 }
 
 impl Drop for Running<'_> {

@@ -11,7 +11,7 @@ use crate::domain::{
     Invoice, InvoiceId, InvoiceStatus, Money, NewInvoice, PaymentId, ResolveAs, StoreId, Timestamp,
 };
 
-use super::request::Caller;
+use super::ports::Head;
 
 /// An event with its place in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,31 +42,33 @@ pub fn chain(before: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
         .into()
 }
 
+/// What an event carries besides the fact.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// The source of events.
+    pub source: StoreId,
+    /// Who caused it: `uid:1000`, or payd itself.
+    pub actor: &'a str,
+    /// W3C trace context.
+    pub traceparent: Option<&'a str>,
+    /// When it is committed.
+    pub at: Timestamp,
+}
+
 impl EventRecord {
-    /// Writes an event. `state` is the invoice with the event folded in, at `at`.
+    /// Writes the event that comes after `head`. `state` is the invoice with the event folded in.
     #[must_use]
-    pub fn encode(
-        sequence: u64,
-        before: &[u8; 32],
-        source: StoreId,
-        caller: &Caller,
-        traceparent: Option<&str>,
-        event: &Event,
-        state: &Aggregate,
-        at: Timestamp,
-    ) -> Self {
+    pub fn encode(head: &Head, origin: Origin<'_>, event: &Event, state: &Aggregate) -> Self {
+        let sequence = head.sequence + 1;
         let envelope = Envelope {
             sequence,
-            source,
-            caller,
-            traceparent,
+            origin,
             event,
             state,
-            at,
         };
         // Writing these types to memory has no way to fail.
         let bytes = serde_json::to_vec(&envelope).expect("an event is always JSON");
-        let digest = chain(before, &bytes);
+        let digest = chain(&head.digest, &bytes);
         Self {
             sequence,
             kind: event.kind(),
@@ -74,16 +76,23 @@ impl EventRecord {
             digest,
         }
     }
+
+    /// The end of the log once it stands there, committed at `at`.
+    #[must_use]
+    pub const fn head(&self, at: Timestamp) -> Head {
+        Head {
+            sequence: self.sequence,
+            digest: self.digest,
+            time: Some(at),
+        }
+    }
 }
 
 struct Envelope<'a> {
     sequence: u64,
-    source: StoreId,
-    caller: &'a Caller,
-    traceparent: Option<&'a str>,
+    origin: Origin<'a>,
     event: &'a Event,
     state: &'a Aggregate,
-    at: Timestamp,
 }
 
 impl Serialize for Envelope<'_> {
@@ -91,15 +100,18 @@ impl Serialize for Envelope<'_> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("specversion", "1.0")?;
         map.serialize_entry("id", &Text(self.sequence))?;
-        map.serialize_entry("source", &Text(format_args!("/payd/{}", self.source)))?;
+        map.serialize_entry(
+            "source",
+            &Text(format_args!("/payd/{}", self.origin.source)),
+        )?;
         map.serialize_entry("type", self.event.kind().as_str())?;
         map.serialize_entry("subject", self.state.invoice.id().as_str())?;
-        map.serialize_entry("time", &Text(self.at))?;
+        map.serialize_entry("time", &Text(self.origin.at))?;
         map.serialize_entry("datacontenttype", "application/json")?;
-        if let Some(traceparent) = self.traceparent {
+        if let Some(traceparent) = self.origin.traceparent {
             map.serialize_entry("traceparent", traceparent)?;
         }
-        map.serialize_entry("actor", &*self.caller.actor)?;
+        map.serialize_entry("actor", self.origin.actor)?;
         map.serialize_entry(
             "data",
             &Data {
@@ -208,11 +220,15 @@ impl Serialize for Data<'_> {
             }
             Event::PaymentCanceled { reason, .. }
             | Event::InvoiceCanceled { reason }
-            | Event::InvoiceCancelRequested { reason } => map.serialize_entry("reason", reason)?,
-            Event::PaymentContradicted { evidence, .. } => {
-                map.serialize_entry("evidence", evidence)?
+            | Event::InvoiceCancelRequested { reason } => {
+                map.serialize_entry("reason", reason)?;
             }
-            Event::InvoiceAttentionRequired { reason } => map.serialize_entry("reason", reason)?,
+            Event::PaymentContradicted { evidence, .. } => {
+                map.serialize_entry("evidence", evidence)?;
+            }
+            Event::InvoiceAttentionRequired { reason } => {
+                map.serialize_entry("reason", reason)?;
+            }
         }
         map.end()
     }

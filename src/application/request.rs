@@ -132,8 +132,9 @@ pub struct Idempotency {
     pub encode: Encode,
 }
 
-/// What came of a request.
+/// What came of a request. It lives for a moment, on its way through a channel: no reason to box.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant)]
 pub enum Outcome {
     /// Decided now; with the answer as it was kept, where a key was given.
     Fresh(Result<Reply, Refusal>, Option<Answer>),

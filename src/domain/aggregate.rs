@@ -113,7 +113,7 @@ impl Aggregate {
             });
             return Ok(());
         }
-        let mut about = match event.payment() {
+        let payment = match event.payment() {
             Some(id) => Some(
                 self.payments
                     .iter_mut()
@@ -123,7 +123,6 @@ impl Aggregate {
             None => None,
         };
         // Every payment event below has its payment, by `Event::payment`.
-        let payment = about.as_deref_mut();
         match (event, payment) {
             (Event::InvoiceCreated(_), _) => return Err(error("the invoice exists")),
             (

@@ -8,7 +8,7 @@ use crate::domain::{
     PaymentId, Refusal, Timestamp, create, decide,
 };
 
-use super::super::event_log::EventRecord;
+use super::super::event_log::{EventRecord, Origin};
 use super::super::ports::{ChargeRequest, Head, Queue, Store, StoreError};
 use super::super::request::{
     Action, Caller, Envelope, InvoiceView, Outcome, PaymentView, Reply, StoredAnswer, SubmitError,
@@ -56,6 +56,14 @@ pub(super) struct Line {
     payment: Option<(PaymentId, u32)>,
     traceparent: Option<String>,
     actor: Arc<str>,
+}
+
+/// What a decision comes to, before anybody sees it.
+#[derive(Default)]
+struct Folded {
+    records: Vec<(EventRecord, Line)>,
+    /// The payments that it changes, in order.
+    payments: Vec<PaymentId>,
 }
 
 /// A command was not decided: refused by the rules, or its invoice cannot be read.
@@ -193,9 +201,11 @@ impl<'e, S: Store> Batch<'e, S> {
         let created = !decision.is_nothing();
         if let Some(Event::InvoiceCreated(invoice)) = decision.events.first() {
             let entry = Entry::new(Aggregate::new((**invoice).clone()));
-            let record = self.record(&decision.events[0], &entry.aggregate, caller, None);
+            let event = &decision.events[0];
+            let traceparent = caller.traceparent.as_deref();
+            let record = self.record(&self.head, event, &entry.aggregate, caller, traceparent);
             self.set.insert(new.id.clone(), entry);
-            self.push(new.id.clone(), vec![record]);
+            self.push(&new.id, vec![record]);
         }
         let entry = self
             .set
@@ -417,17 +427,17 @@ impl<'e, S: Store> Batch<'e, S> {
         }
         let status_before = before.invoice.status;
         let mut after = before.clone();
-        let (records, changed) = self.fold(&mut after, &decision, caller)?;
+        let folded = self.fold(&mut after, &decision, caller)?;
         let settled = status_before == InvoiceStatus::Processing
             && after.invoice.status != InvoiceStatus::Processing;
         if let Some(entry) = self.set.get_mut(id) {
             entry.aggregate = after;
             entry.invoice_changed |= !decision.events.is_empty();
-            for payment in changed {
+            for payment in folded.payments {
                 entry.payment_changed(payment);
             }
         }
-        self.push(id.clone(), records);
+        self.push(id, folded.records);
         if settled {
             self.settled.push(id.clone());
         }
@@ -440,9 +450,9 @@ impl<'e, S: Store> Batch<'e, S> {
         state: &mut Aggregate,
         decision: &Decision,
         caller: &Caller,
-    ) -> Result<(Vec<(EventRecord, Line)>, Vec<PaymentId>), Undecided> {
-        let mut records: Vec<(EventRecord, Line)> = Vec::with_capacity(decision.events.len());
-        let mut changed = Vec::new();
+    ) -> Result<Folded, Undecided> {
+        let mut folded = Folded::default();
+        let mut head = self.head;
         for event in &decision.events {
             let inherited = state
                 .latest()
@@ -452,72 +462,40 @@ impl<'e, S: Store> Batch<'e, S> {
                 .map_err(|error| Undecided::SetAside(error.to_string()))?;
             let traceparent = caller.traceparent.clone().or(inherited);
             if let Some(id) = event.payment() {
-                changed.push(id);
+                folded.payments.push(id);
                 if let Some(payment) = state.payments.iter_mut().find(|payment| payment.id == id) {
                     payment.traceparent =
                         payment.traceparent.take().or_else(|| traceparent.clone());
                 }
             }
-            let (sequence, digest) = match records.last() {
-                Some((record, _)) => (record.sequence, record.digest),
-                None => (self.head.sequence, self.head.digest),
-            };
-            records.push(self.record_after(
-                sequence,
-                &digest,
-                event,
-                state,
-                caller,
-                traceparent.as_deref(),
-            ));
+            let entry = self.record(&head, event, state, caller, traceparent.as_deref());
+            head = entry.0.head(self.now);
+            folded.records.push(entry);
         }
         if let Some(work) = &decision.work
             && let Some(payment) = state.payments.last_mut()
         {
             work.apply(payment, self.now);
-            changed.push(payment.id);
+            folded.payments.push(payment.id);
         }
-        Ok((records, changed))
+        Ok(folded)
     }
 
     fn record(
         &self,
+        head: &Head,
         event: &Event,
         state: &Aggregate,
         caller: &Caller,
         traceparent: Option<&str>,
     ) -> (EventRecord, Line) {
-        let traceparent = traceparent.or(caller.traceparent.as_deref());
-        self.record_after(
-            self.head.sequence,
-            &self.head.digest,
-            event,
-            state,
-            caller,
+        let origin = Origin {
+            source: self.engine.info.source,
+            actor: &caller.actor,
             traceparent,
-        )
-    }
-
-    fn record_after(
-        &self,
-        sequence: u64,
-        digest: &[u8; 32],
-        event: &Event,
-        state: &Aggregate,
-        caller: &Caller,
-        traceparent: Option<&str>,
-    ) -> (EventRecord, Line) {
-        let source = self.engine.info.source;
-        let record = EventRecord::encode(
-            sequence + 1,
-            digest,
-            source,
-            caller,
-            traceparent,
-            event,
-            state,
-            self.now,
-        );
+            at: self.now,
+        };
+        let record = EventRecord::encode(head, origin, event, state);
         let line = Line {
             sequence: record.sequence,
             kind: record.kind,
@@ -533,13 +511,9 @@ impl<'e, S: Store> Batch<'e, S> {
         (record, line)
     }
 
-    fn push(&mut self, id: InvoiceId, records: Vec<(EventRecord, Line)>) {
+    fn push(&mut self, id: &InvoiceId, records: Vec<(EventRecord, Line)>) {
         for (record, line) in records {
-            self.head = Head {
-                sequence: record.sequence,
-                digest: record.digest,
-                time: Some(self.now),
-            };
+            self.head = record.head(self.now);
             self.lines.push(line);
             self.records.push((id.clone(), record));
         }

@@ -1,7 +1,6 @@
 //! What drives the engine: a bounded queue in front of it, and a thread of its own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
@@ -9,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::super::ports::Store;
 use super::super::request::{Action, Caller, Envelope, Idempotency, Outcome, SubmitError};
-use super::{Engine, Fatal};
+use super::{Engine, Fatal, Health};
 
 /// Requests that may wait. At some tens of thousands a second, a full queue is a wait of well under
 /// a second; beyond it callers are told to come back, and memory stays bounded.
@@ -23,12 +22,7 @@ const BATCH_MAX: usize = 512;
 #[derive(Clone)]
 pub struct EngineHandle {
     queue: mpsc::Sender<Envelope>,
-    state: Arc<State>,
-}
-
-struct State {
-    writable: AtomicBool,
-    paused: AtomicBool,
+    health: Arc<Health>,
 }
 
 impl EngineHandle {
@@ -76,13 +70,13 @@ impl EngineHandle {
     /// Whether the last commit went through.
     #[must_use]
     pub fn is_writable(&self) -> bool {
-        self.state.writable.load(Ordering::Relaxed)
+        self.health.is_writable()
     }
 
     /// Whether an operator has paused sending.
     #[must_use]
     pub fn is_paused(&self) -> bool {
-        self.state.paused.load(Ordering::Relaxed)
+        self.health.is_paused()
     }
 
     /// Requests waiting now, and how many may.
@@ -96,29 +90,18 @@ impl EngineHandle {
 pub struct Run<S> {
     engine: Engine<S>,
     queue: mpsc::Receiver<Envelope>,
-    state: Arc<State>,
 }
 
 /// Puts a queue in front of an engine.
 #[must_use]
 pub fn spawn<S: Store>(engine: Engine<S>) -> (EngineHandle, Run<S>) {
     let (sender, queue) = mpsc::channel(QUEUE_MAX);
-    let paused = AtomicBool::new(engine.info().paused);
-    let state = Arc::new(State {
-        writable: AtomicBool::new(true),
-        paused,
-    });
-    (
-        EngineHandle {
-            queue: sender,
-            state: Arc::clone(&state),
-        },
-        Run {
-            engine,
-            queue,
-            state,
-        },
-    )
+    let health = Arc::clone(engine.health());
+    let handle = EngineHandle {
+        queue: sender,
+        health,
+    };
+    (handle, Run { engine, queue })
 }
 
 impl<S: Store> Run<S> {
@@ -132,19 +115,12 @@ impl<S: Store> Run<S> {
         loop {
             let wait = self.engine.sleep().unwrap_or(Duration::MAX);
             // A timeout is a reason to run, too: something is due.
-            match tokio::time::timeout(wait, self.queue.recv_many(&mut envelopes, BATCH_MAX)).await
-            {
-                Ok(0) => return Ok(()),
-                Ok(_) | Err(_) => {}
+            let received = self.queue.recv_many(&mut envelopes, BATCH_MAX);
+            if let Ok(0) = tokio::time::timeout(wait, received).await {
+                return Ok(());
             }
             let batch = std::mem::replace(&mut envelopes, Vec::with_capacity(BATCH_MAX));
             self.engine.run(batch)?;
-            self.state
-                .writable
-                .store(self.engine.is_writable(), Ordering::Relaxed);
-            self.state
-                .paused
-                .store(self.engine.info().paused, Ordering::Relaxed);
         }
     }
 }

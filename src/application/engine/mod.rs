@@ -12,6 +12,7 @@ mod drive;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::domain::{Context, InvoiceId, LookupPolicy, RetryPolicy, Timestamp};
@@ -68,7 +69,40 @@ pub struct Engine<S> {
     stopping: bool,
     set_aside: HashSet<InvoiceId>,
     wake_at: Option<Timestamp>,
-    writable: bool,
+    health: Arc<Health>,
+}
+
+/// How the engine is. It changes before anybody is answered, so an answer never runs ahead of it.
+#[derive(Debug)]
+pub struct Health {
+    writable: AtomicBool,
+    paused: AtomicBool,
+}
+
+impl Health {
+    const fn new(paused: bool) -> Self {
+        Self {
+            writable: AtomicBool::new(true),
+            paused: AtomicBool::new(paused),
+        }
+    }
+
+    /// Whether the last attempt to write went through.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::Relaxed)
+    }
+
+    /// Whether an operator has paused sending.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Says what it was before.
+    fn set_writable(&self, writable: bool) -> bool {
+        self.writable.swap(writable, Ordering::Relaxed)
+    }
 }
 
 /// A worker's standing request for work of one kind.
@@ -91,6 +125,7 @@ impl<S: Store> Engine<S> {
         metrics: Arc<dyn Metrics>,
     ) -> Result<Self, StoreError> {
         let info = store.info()?;
+        let paused = info.paused;
         bus.advance(info.head.sequence);
         let now = info
             .head
@@ -110,7 +145,7 @@ impl<S: Store> Engine<S> {
             stopping: false,
             set_aside: HashSet::new(),
             wake_at: None,
-            writable: true,
+            health: Arc::new(Health::new(paused)),
         })
     }
 
@@ -170,16 +205,16 @@ impl<S: Store> Engine<S> {
             }
             Err(error) => self.fail(requests, error)?,
         }
-        if !self.writable {
+        if !self.health.is_writable() {
             self.probe()?;
         }
         self.wake_at = self.next_wake().map_err(|error| Fatal(error.to_string()))?;
         Ok(())
     }
 
-    /// Whether the last attempt to write went through.
-    pub const fn is_writable(&self) -> bool {
-        self.writable
+    /// How it is, for others to look at.
+    pub const fn health(&self) -> &Arc<Health> {
+        &self.health
     }
 
     /// Finds out whether there is room again, though nobody asks for anything to be written.
@@ -193,7 +228,7 @@ impl<S: Store> Engine<S> {
         match result {
             Ok(()) => {
                 tracing::info!("the database can be written again");
-                self.writable = true;
+                self.health.set_writable(true);
                 Ok(())
             }
             Err(error) => {
@@ -279,9 +314,12 @@ impl<S: Store> Engine<S> {
 
     /// Tells the world what is durable now.
     fn publish(&mut self, done: batch::Done) {
-        self.writable |= done.wrote;
+        if done.wrote {
+            self.health.set_writable(true);
+        }
         self.info.head = done.head;
         self.info.paused = done.paused;
+        self.health.paused.store(done.paused, Ordering::Relaxed);
         for line in &done.lines {
             line.log();
             match line.kind {
@@ -313,7 +351,7 @@ impl<S: Store> Engine<S> {
                 return Err(Fatal(why));
             }
             StoreError::NoRoom(_) | StoreError::Busy(_) => {
-                if std::mem::replace(&mut self.writable, false) {
+                if self.health.set_writable(false) {
                     tracing::error!(%error, "nothing can be written; requests are refused until that changes");
                 }
                 SubmitError::Unwritable(error.to_string())
@@ -351,7 +389,7 @@ impl<S: Store> Engine<S> {
                 next = Some(next.map_or(at, |earliest: Timestamp| earliest.min(at)));
             }
         }
-        if !self.writable {
+        if !self.health.is_writable() {
             next = Some(self.now);
         }
         // What is due has just been looked at; what is still there cannot be worked on now.

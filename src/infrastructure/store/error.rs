@@ -6,6 +6,7 @@ use crate::application::ports::StoreError;
 
 /// Sorts an error by what may be done about it. Whatever is not surely harmless is fatal: after a
 /// failed sync nobody knows what is on disk (invariant 11).
+#[expect(clippy::needless_pass_by_value)] // for `map_err(sort)`
 pub(super) fn sort(error: rusqlite::Error) -> StoreError {
     let why = error.to_string();
     match error.sqlite_error_code() {

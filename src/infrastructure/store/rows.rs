@@ -126,17 +126,17 @@ fn failure(json: &str) -> Result<Failure, StoreError> {
 
 /// The code under which a status is stored.
 pub(super) fn status_code(status: InvoiceStatus) -> i64 {
-    code(&InvoiceStatus::ALL, status)
+    code(&InvoiceStatus::ALL, &status)
 }
 
 /// The code under which a state is stored.
 pub(super) fn state_code(state: PaymentState) -> i64 {
-    code(&PaymentState::ALL, state)
+    code(&PaymentState::ALL, &state)
 }
 
 /// The code under which a type is stored.
 pub(super) fn type_code(kind: EventType) -> i64 {
-    code(EventType::ALL, kind)
+    code(EventType::ALL, &kind)
 }
 
 /// The type that is stored under a code.
@@ -147,11 +147,11 @@ pub(super) fn type_of(code: i64) -> Option<EventType> {
         .copied()
 }
 
-fn code<T: PartialEq>(all: &[T], it: T) -> i64 {
+fn code<T: PartialEq>(all: &[T], it: &T) -> i64 {
     // `ALL` has every variant.
     all.iter()
         .zip(0..)
-        .find(|(other, _)| **other == it)
+        .find(|(other, _)| *other == it)
         .map_or(-1, |(_, code)| code)
 }
 

@@ -96,7 +96,8 @@ mod tests {
 
     #[test]
     fn a_newer_an_edited_and_a_foreign_database_are_refused_untouched() {
-        let rows: [(&str, fn(&OpenError) -> bool); 2] = [
+        type Expected = fn(&OpenError) -> bool;
+        let rows: [(&str, Expected); 2] = [
             ("INSERT INTO migrations VALUES (999, x'00', '9.0.0')", |e| {
                 matches!(e, OpenError::Newer { .. })
             }),

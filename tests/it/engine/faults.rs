@@ -87,7 +87,7 @@ fn without_room_requests_are_refused_and_it_recovers_by_itself() {
             "{answer:?}"
         );
     }
-    assert!(!bench.engine.as_ref().unwrap().is_writable());
+    assert!(!bench.engine.as_ref().unwrap().health().is_writable());
     assert_eq!(bench.log(), before, "reads go on");
 
     bench.fault.set(None);
@@ -97,7 +97,7 @@ fn without_room_requests_are_refused_and_it_recovers_by_itself() {
     );
     bench.pass(Duration::from_secs(1));
     bench.engine.as_mut().unwrap().run(Vec::new()).unwrap();
-    assert!(bench.engine.as_ref().unwrap().is_writable());
+    assert!(bench.engine.as_ref().unwrap().health().is_writable());
     bench.settle(&sent, approved()).unwrap();
     bench.create("inv-2").unwrap();
     bench.verify();
