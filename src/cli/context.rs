@@ -73,10 +73,13 @@ impl Context {
         let deadline = Instant::now() + RESEND_FOR;
         let mut pause = Pause::new();
         let mut lost: Option<Failure> = None;
+        // A payd that answered once and is gone now is being restarted.
+        let mut answered = false;
         loop {
             let (failure, wait) = match self.client.send(request).await {
                 Ok(answer) if answer.status.is_success() => return Ok(answer),
                 Ok(answer) => {
+                    answered = true;
                     let wait = answer.retry_after();
                     let failure = Failure::refused(answer);
                     if !asks_for_patience(&failure) {
@@ -87,7 +90,7 @@ impl Context {
                 Err(error) => {
                     let arrived_perhaps = error.may_have_arrived();
                     let failure = Failure::from(error);
-                    if lost.is_none() && !arrived_perhaps && pause.is_fresh() {
+                    if lost.is_none() && !arrived_perhaps && !answered {
                         return Err(failure);
                     }
                     if arrived_perhaps {
@@ -143,11 +146,6 @@ impl Pause {
     /// Starts with the shortest.
     pub(crate) fn new() -> Self {
         Self { next: PAUSE_FIRST }
-    }
-
-    /// Whether none was taken yet.
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.next == PAUSE_FIRST
     }
 
     /// The pause to take now.

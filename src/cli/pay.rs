@@ -156,11 +156,14 @@ async fn ask(
     let started = Instant::now();
     let request_deadline = deadline.max(started + REQUEST_MIN);
     let mut arrived_perhaps = false;
+    // A payd that answered once and is gone now is being restarted.
+    let mut answered = false;
     let mut pause = Pause::new();
     loop {
         let sent = timeout_at(request_deadline, context.client.send(request)).await;
         let (failure, wait, deadline) = match sent {
             Ok(Ok(answer)) => {
+                answered = true;
                 let wait = answer.retry_after();
                 match succeeded(answer) {
                     Ok(answer) => return Ok(answer),
@@ -179,9 +182,8 @@ async fn ask(
             }
             Ok(Err(error)) => {
                 arrived_perhaps |= error.may_have_arrived();
-                let first_try = !arrived_perhaps && pause.is_fresh();
                 let failure = Failure::from(error);
-                if first_try {
+                if !arrived_perhaps && !answered {
                     return Err(failure);
                 }
                 (failure, pause.next(), deadline)

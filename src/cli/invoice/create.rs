@@ -18,6 +18,8 @@ use crate::cli::text::{minor_units, money};
 
 /// The currency that payd takes where none is named.
 const CURRENCY_DEFAULT: &str = "USD";
+/// The longest key that leaves room for what tells the payment's from the invoice's.
+const PAY_KEY_BYTES_MAX: usize = 250;
 /// The largest amount: 2^53 - 1.
 const AMOUNT_MAX: u64 = (1 << 53) - 1;
 
@@ -131,6 +133,11 @@ pub(super) async fn run(arguments: Arguments, context: &mut Context) -> Outcome 
     };
     if let Some(file) = &arguments.file {
         return batch::run(file, &key, context).await;
+    }
+    if arguments.pay && key.len() > PAY_KEY_BYTES_MAX {
+        return Err(Failure::usage(format!(
+            "--idempotency-key with --pay has at most {PAY_KEY_BYTES_MAX} characters"
+        )));
     }
     let body = body(&arguments, context)?;
     let json = serde_json::to_vec(&body)
