@@ -159,7 +159,7 @@ fn verify_chain(source: &dyn VerifySource, report: &mut Report) -> Result<(), St
                 format!("it says that it is event {}", event.sequence),
             ),
             Ok(event) if event.event.kind().as_str() != row.kind => {
-                report.add(&place, format!("it is indexed as {}", row.kind))
+                report.add(&place, format!("it is indexed as {}", row.kind));
             }
             Ok(_) => {}
             Err(error) => report.add(&place, error.to_string()),
@@ -201,7 +201,7 @@ fn fold(events: &[Vec<u8>]) -> Result<Aggregate, String> {
         let decoded = decode(bytes).map_err(|error| error.to_string())?;
         match (&mut state, &decoded.event) {
             (None, Event::InvoiceCreated(invoice)) => {
-                state = Some(Aggregate::new((**invoice).clone()))
+                state = Some(Aggregate::new((**invoice).clone()));
             }
             (None, _) => {
                 return Err(format!(

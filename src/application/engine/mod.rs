@@ -324,10 +324,10 @@ impl<S: Store> Engine<S> {
             line.log();
             match line.kind {
                 crate::domain::EventType::PaymentSucceeded => {
-                    self.metrics.payment_decided(Decided::Succeeded)
+                    self.metrics.payment_decided(Decided::Succeeded);
                 }
                 crate::domain::EventType::PaymentFailed => {
-                    self.metrics.payment_decided(Decided::Failed)
+                    self.metrics.payment_decided(Decided::Failed);
                 }
                 _ => {}
             }

@@ -127,7 +127,7 @@ struct Seen {
 fn carry_out(bench: &mut Bench, seen: &mut Seen, step: &Step) {
     match step {
         Step::Create(..) | Step::Pay(_) | Step::PayWithKey(..) | Step::Cancel(_) => {
-            requests(bench, seen, std::slice::from_ref(step))
+            requests(bench, seen, std::slice::from_ref(step));
         }
         Step::Together(steps) => requests(bench, seen, steps),
         Step::Claim => {

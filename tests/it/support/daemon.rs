@@ -47,7 +47,7 @@ impl Daemon {
     }
 
     fn launch(directory: Arc<tempfile::TempDir>, settings: Vec<(String, String)>) -> Self {
-        let mut child = command(&directory.path().to_owned())
+        let mut child = command(directory.path())
             .args(["serve", "--listen", "127.0.0.1:0"])
             .envs(settings.iter().cloned())
             .stdout(Stdio::piped())
@@ -207,7 +207,11 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            println!("--- payd said:\n{}", self.log());
+            // Printed with the panic that it explains.
+            #[expect(clippy::print_stdout)]
+            {
+                println!("--- payd said:\n{}", self.log());
+            }
         }
     }
 }

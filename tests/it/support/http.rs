@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,21 +17,10 @@ pub(crate) enum Host {
     Tcp(SocketAddr),
 }
 
-pub(crate) trait Wire: Read + Write + Send {
-    fn half_close(&self);
-}
+pub(crate) trait Wire: Read + Write + Send {}
 
-impl Wire for UnixStream {
-    fn half_close(&self) {
-        self.shutdown(Shutdown::Write).unwrap();
-    }
-}
-
-impl Wire for TcpStream {
-    fn half_close(&self) {
-        self.shutdown(Shutdown::Write).unwrap();
-    }
-}
+impl Wire for UnixStream {}
+impl Wire for TcpStream {}
 
 impl Host {
     pub(crate) fn connect(&self) -> std::io::Result<Box<dyn Wire>> {
