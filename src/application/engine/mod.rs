@@ -70,6 +70,8 @@ pub struct Engine<S> {
     set_aside: HashSet<InvoiceId>,
     wake_at: Option<Timestamp>,
     health: Arc<Health>,
+    /// When to see whether there is room again.
+    probe_at: Option<Timestamp>,
 }
 
 /// How the engine is. It changes before anybody is answered, so an answer never runs ahead of it.
@@ -146,6 +148,7 @@ impl<S: Store> Engine<S> {
             set_aside: HashSet::new(),
             wake_at: None,
             health: Arc::new(Health::new(paused)),
+            probe_at: None,
         })
     }
 
@@ -194,21 +197,32 @@ impl<S: Store> Engine<S> {
         for envelope in envelopes {
             self.sort(envelope, &mut requests);
         }
-        match self.decide(&requests, now) {
+        match self.decide(&requests, true, now) {
             Ok(outcomes) => answer(requests, outcomes),
-            Err(StoreError::Constraint(why)) if requests.len() > 1 => {
-                // One of them breaks a rule of the schema; the others must not pay for it.
-                tracing::error!(%why, "a batch was refused by the database; deciding its requests one by one");
+            Err(error @ (StoreError::Constraint(_) | StoreError::BadRow(_))) => {
+                // One of them breaks a rule of the schema; the others, and payd's own work, must
+                // not pay for it.
+                tracing::error!(%error, "the database refused a batch; its requests are decided one by one");
                 for request in requests {
                     self.run_alone(request, now)?;
+                }
+                if let Err(error) = self.decide(&[], true, now) {
+                    self.fail(Vec::new(), error)?;
                 }
             }
             Err(error) => self.fail(requests, error)?,
         }
-        if !self.health.is_writable() {
+        if self.probe_at.is_some_and(|at| at <= now) {
             self.probe()?;
         }
-        self.wake_at = self.next_wake().map_err(|error| Fatal(error.to_string()))?;
+        self.wake_at = match self.next_wake() {
+            Ok(at) => at,
+            Err(StoreError::Fatal(why)) => return Err(Fatal(why)),
+            Err(error) => {
+                tracing::error!(%error, "what is due next cannot be read; trying again");
+                Some(self.now.plus(STUCK_PAUSE))
+            }
+        };
         Ok(())
     }
 
@@ -229,6 +243,7 @@ impl<S: Store> Engine<S> {
             Ok(()) => {
                 tracing::info!("the database can be written again");
                 self.health.set_writable(true);
+                self.probe_at = None;
                 Ok(())
             }
             Err(error) => {
@@ -245,7 +260,7 @@ impl<S: Store> Engine<S> {
 
     fn run_alone(&mut self, request: Envelope, now: Timestamp) -> Result<(), Fatal> {
         let requests = vec![request];
-        match self.decide(&requests, now) {
+        match self.decide(&requests, false, now) {
             Ok(outcomes) => answer(requests, outcomes),
             Err(error) => self.fail(requests, error)?,
         }
@@ -276,9 +291,11 @@ impl<S: Store> Engine<S> {
         }
     }
 
+    /// Decides requests, and with them what is due, in one transaction.
     fn decide(
         &mut self,
         requests: &[Envelope],
+        with_work: bool,
         now: Timestamp,
     ) -> Result<Vec<batch::Answered>, StoreError> {
         let something_due = self.wake_at.is_some_and(|at| at <= now);
@@ -292,12 +309,11 @@ impl<S: Store> Engine<S> {
                 .iter()
                 .map(|request| batch.decide(request))
                 .collect::<Result<Vec<_>, _>>()?;
-            batch.lose_leases(
-                now,
-                RECOVERY_BATCH,
-                "the worker that was sending it was lost",
-            )?;
-            batch.claim()?;
+            if with_work {
+                let lost = "the worker that was sending it was lost";
+                batch.lose_leases(now, RECOVERY_BATCH, lost)?;
+                batch.claim()?;
+            }
             Ok((outcomes, batch.finish()?))
         })();
         match result {
@@ -316,6 +332,7 @@ impl<S: Store> Engine<S> {
     fn publish(&mut self, done: batch::Done) {
         if done.wrote {
             self.health.set_writable(true);
+            self.probe_at = None;
         }
         self.info.head = done.head;
         self.info.paused = done.paused;
@@ -351,6 +368,7 @@ impl<S: Store> Engine<S> {
                 return Err(Fatal(why));
             }
             StoreError::NoRoom(_) | StoreError::Busy(_) => {
+                self.probe_at = Some(self.now.plus(STUCK_PAUSE));
                 if self.health.set_writable(false) {
                     tracing::error!(%error, "nothing can be written; requests are refused until that changes");
                 }
@@ -389,8 +407,8 @@ impl<S: Store> Engine<S> {
                 next = Some(next.map_or(at, |earliest: Timestamp| earliest.min(at)));
             }
         }
-        if !self.health.is_writable() {
-            next = Some(self.now);
+        if let Some(at) = self.probe_at {
+            next = Some(next.map_or(at, |earliest| earliest.min(at)));
         }
         // What is due has just been looked at; what is still there cannot be worked on now.
         Ok(next.map(|at| {
