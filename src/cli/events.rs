@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::sleep;
+use unicode_width::UnicodeWidthStr;
 
 use crate::cli::arguments::InvoiceId;
 use crate::cli::completion::invoices;
@@ -26,6 +27,7 @@ use crate::cli::output::Format;
 use crate::cli::text::{clean, money, relative, styled};
 use crate::cli::watch::SILENCE_MAX;
 use crate::client::{Request, Streamed};
+use crate::domain::EventType;
 
 /// How many of the latest are shown where nothing else is asked for.
 const TAIL_DEFAULT: u64 = 10;
@@ -34,22 +36,6 @@ const PAGE_MAX: u64 = 1000;
 /// How far back the first look for filtered events goes; each further look goes four times as
 /// far.
 const WINDOW_FIRST: u64 = 1000;
-
-/// The types of events.
-const TYPES: [&str; 12] = [
-    "InvoiceCreated",
-    "InvoiceCanceled",
-    "InvoiceAttentionRequired",
-    "PaymentRequested",
-    "PaymentSucceeded",
-    "PaymentFailed",
-    "PaymentUnknown",
-    "PaymentAccepted",
-    "PaymentReviewRequired",
-    "PaymentCanceled",
-    "PaymentResolved",
-    "PaymentContradicted",
-];
 
 /// See what happened, and what happens
 #[derive(Debug, clap::Args)]
@@ -86,7 +72,7 @@ struct Tail {
         long = "type",
         value_name = "TYPE",
         ignore_case = true,
-        value_parser = PossibleValuesParser::new(TYPES),
+        value_parser = PossibleValuesParser::new(EventType::ALL.iter().map(|kind| kind.as_str())),
         hide_possible_values = true
     )]
     types: Vec<String>,
@@ -155,7 +141,7 @@ struct Numbered<'a> {
 
 /// Which events.
 struct Filter {
-    types: Vec<String>,
+    types: Vec<&'static str>,
     invoice: Option<InvoiceId>,
 }
 
@@ -164,7 +150,7 @@ impl Filter {
         let after = after.to_string();
         let limit = limit.map(|limit| limit.to_string());
         let mut pairs = vec![("after", after.as_str())];
-        pairs.extend(self.types.iter().map(|kind| ("type", kind.as_str())));
+        pairs.extend(self.types.iter().map(|kind| ("type", *kind)));
         pairs.extend(self.invoice.iter().map(|id| ("invoice", id.as_str())));
         pairs.extend(limit.iter().map(|limit| ("limit", limit.as_str())));
         format!("/events{}", query(&pairs))
@@ -179,17 +165,17 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Outcome 
 }
 
 async fn run_tail(tail: Tail, context: &mut Context) -> Outcome {
-    let typed = |name: &&&str| {
-        tail.types
-            .iter()
-            .any(|typed| typed.eq_ignore_ascii_case(name))
+    let typed = |kind: &&EventType| {
+        let same = |typed: &String| typed.eq_ignore_ascii_case(kind.as_str());
+        tail.types.iter().any(same)
     };
+    let types: Vec<&str> = EventType::ALL
+        .iter()
+        .filter(typed)
+        .map(|kind| kind.as_str())
+        .collect();
     let filter = Filter {
-        types: TYPES
-            .iter()
-            .filter(typed)
-            .map(ToString::to_string)
-            .collect(),
+        types,
         invoice: tail.invoice,
     };
     let cursor = match tail.after {
@@ -404,12 +390,13 @@ fn print(event: &[u8], context: &mut Context) -> Outcome<()> {
     if context.out.format == Format::Name {
         return context.out.line(&clean(&shown.id));
     }
-    let line = human(&shown, context.now());
-    context.out.line(&line)
+    let lines = human(&shown, context.now(), context.out.width());
+    context.out.lines(&lines)
 }
 
-/// An event in one line: when, which, what, whose, and how.
-fn human(event: &Shown<'_>, now: Timestamp) -> String {
+/// An event in one line: when, which, what, whose, and how; in two where the terminal is too
+/// narrow for that.
+fn human(event: &Shown<'_>, now: Timestamp, width: Option<usize>) -> Vec<String> {
     let time = match event.time.parse::<Timestamp>() {
         Ok(time) if same_day(time, now) => time.strftime("%H:%M:%S").to_string(),
         Ok(time) => time.strftime("%m-%d %H:%M").to_string(),
@@ -417,14 +404,21 @@ fn human(event: &Shown<'_>, now: Timestamp) -> String {
     };
     let dim = Style::new().dimmed();
     let kind = format!("{:<16}", clean(&event.kind));
-    format!(
-        "{}  {:>4}  {}  {}  {}",
+    let plain = format!("{time}  {:>4}  {kind}  ", clean(&event.id)).width();
+    let first = format!(
+        "{}  {:>4}  {}  {}",
         styled(&time, dim),
         clean(&event.id),
         styled(&kind, style(&event.kind)),
         clean(&event.subject),
-        clean(&details(&event.kind, &event.data, now)),
-    )
+    );
+    let details = details(&event.kind, &event.data, now);
+    let details = clean(&details);
+    let needed = plain + event.subject.width() + 2 + details.width();
+    if width.is_some_and(|width| needed > width) {
+        return vec![first, format!("{:plain$}{details}", "")];
+    }
+    vec![format!("{first}  {details}")]
 }
 
 fn same_day(one: Timestamp, other: Timestamp) -> bool {
@@ -512,10 +506,17 @@ mod tests {
         });
         let text = event.to_string();
         let shown: Shown<'_> = serde_json::from_str(&text).unwrap();
-        let line = human(&shown, now);
-        let plain = anstream::adapter::strip_str(&line).to_string();
+        let plain = |width| {
+            let lines = human(&shown, now, width).join("\n");
+            anstream::adapter::strip_str(&lines).to_string()
+        };
+        let narrow = plain(Some(50));
         assert_eq!(
-            plain,
+            narrow.lines().nth(1),
+            Some(&*format!("{:34}#1 soft[2J again in 4 s", ""))
+        );
+        assert_eq!(
+            plain(Some(80)),
             "03:04:05    42  PaymentFailed     inv-1  #1 soft[2J again in 4 s"
         );
     }

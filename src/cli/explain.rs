@@ -233,7 +233,7 @@ impl Story<'_> {
                 };
                 let message = match field("message") {
                     "" => String::new(),
-                    message => format!(" ({message})"),
+                    message => format!(" ({})", message.trim_end_matches('.')),
                 };
                 let again = data.get("will_retry").and_then(Value::as_bool);
                 let then = if again == Some(true) {
@@ -280,6 +280,10 @@ impl Story<'_> {
                      {evidence}."
                 )
             }
+            "InvoiceCancelRequested" => format!(
+                "A cancel was asked for{by}; the outcome of the payment decides{}.",
+                because(": ")
+            ),
             "InvoiceCanceled" => format!("The invoice was canceled{by}{}.", because(": ")),
             "InvoiceAttentionRequired" => format!("An operator was called{}.", because(": ")),
             other => format!("{other}{}.", because(": ")),
@@ -458,7 +462,7 @@ impl Story<'_> {
             let cancel = if payment.status == "REQUESTED" && payment.sent_at.is_none() {
                 "cancel it"
             } else {
-                "cancel it, if it fails"
+                "cancel if it fails"
             };
             standing
                 .can
@@ -476,12 +480,16 @@ impl Story<'_> {
             idempotency_key: key,
             ..
         } = payment;
-        let name = format!("Payment {attempt} ({payment_id})");
+        let name = format!("payment {attempt}");
         let sent = match &payment.sent_at {
             Some(sent) => format!("sent {}", self.when(sent)),
             None => "sent".to_owned(),
         };
         let wait = (format!("payctl wait {id}"), "wait for it");
+        let show = (
+            format!("payctl payment show {payment_id}"),
+            "see the payment",
+        );
         let resolve = |what| {
             let command = format!("payctl payment resolve {payment_id} --as {what} --reason TEXT");
             let title = if what == "succeeded" {
@@ -514,28 +522,28 @@ impl Story<'_> {
                     can.push(("payctl status".to_owned(), "see whether payd is paused"));
                 }
                 Standing {
-                    why: vec![format!("{name} is to be sent: {why}.")],
+                    why: vec![format!("Its {name} is to be sent: {why}.")],
                     next: vec![next],
                     can,
                 }
             }
             "SENDING" => Standing {
-                why: vec![format!("{name} is on its way to the gateway, {sent}.")],
+                why: vec![format!("Its {name} is on its way to the gateway, {sent}.")],
                 next: vec![
                     "The gateway's answer decides; without one, payd asks the gateway.".into(),
                 ],
-                can: vec![wait],
+                can: vec![wait, show],
             },
             "ACCEPTED" => Standing {
                 why: vec![format!(
-                    "The gateway has {name}, {sent}, and has not decided yet."
+                    "The gateway took {name} ({sent}) and has not decided yet."
                 )],
                 next: vec![looked_up.into()],
-                can: vec![wait],
+                can: vec![wait, show],
             },
             "UNKNOWN" => Standing {
                 why: vec![
-                    format!("{name} was {sent}, and nobody knows whether it was charged."),
+                    format!("Its {name} was {sent}, and nobody knows whether it was charged."),
                     "It is not charged anew, and no other payment is made, until that is known."
                         .into(),
                 ],
@@ -552,13 +560,13 @@ impl Story<'_> {
             },
             _ => Standing {
                 why: vec![
-                    format!("{name} was {sent}, and the gateway's word on it does not fit."),
+                    format!("Its {name} was {sent}, and the gateway's word on it does not fit."),
                     "payd does not guess; it cannot decide this.".into(),
                 ],
                 next: vec![format!(
                     "You decide: look for the key {key} in the gateway's books."
                 )],
-                can: vec![resolve("succeeded"), resolve("failed")],
+                can: vec![show, resolve("succeeded"), resolve("failed")],
             },
         }
     }

@@ -6,6 +6,7 @@
 
 use std::env;
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anstream::adapter::strip_str;
@@ -17,7 +18,7 @@ use serde_json::Value;
 
 use crate::api::Problem;
 use crate::cli::failure::{Failure, Outcome};
-use crate::cli::text::clean;
+use crate::cli::text::{clean, wrap};
 
 /// How stdout is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,19 +86,7 @@ impl Output {
 
     /// The terminal's width if stdout is one.
     pub(crate) fn width(&self) -> Option<usize> {
-        let stdout = io::stdout();
-        if !stdout.is_terminal() {
-            return None;
-        }
-        let columns = env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
-        columns
-            .or_else(|| {
-                rustix::termios::tcgetwinsize(&stdout)
-                    .ok()
-                    .map(|size| usize::from(size.ws_col))
-            })
-            .filter(|width| *width > 0)
-            .or(Some(80))
+        width(&io::stdout())
     }
 
     /// Bytes of payd's, unchanged, and a line end if they have none.
@@ -193,6 +182,13 @@ impl Output {
         }
     }
 
+    /// A line of stderr, broken at spaces where stderr is a terminal.
+    fn stderr(&self, line: &str) {
+        for line in wrap(line, width(&io::stderr()), "  ") {
+            self.stderr_line(&line);
+        }
+    }
+
     /// Something wrong that does not end the command, on stderr.
     pub(crate) fn warn(&self, text: &str) {
         let style = AnsiColor::Yellow.on_default().bold();
@@ -235,7 +231,7 @@ impl Output {
     }
 
     /// stderr may be closed; there is nowhere left to say so.
-    fn stderr(&self, line: &str) {
+    fn stderr_line(&self, line: &str) {
         let _ = if self.stderr_colour {
             writeln!(io::stderr(), "{line}")
         } else {
@@ -248,6 +244,19 @@ impl Output {
         let style = Style::new().bold();
         format!("{style}{}{style:#}", clean(text))
     }
+}
+
+/// A terminal's width; `None` if it is none, and has room for everything.
+fn width(stream: &(impl IsTerminal + AsFd)) -> Option<usize> {
+    if !stream.is_terminal() {
+        return None;
+    }
+    let columns = env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    let size = || rustix::termios::tcgetwinsize(stream.as_fd()).ok();
+    columns
+        .or_else(|| size().map(|size| usize::from(size.ws_col)))
+        .filter(|width| *width > 0)
+        .or(Some(80))
 }
 
 /// The same JSON in one line; `None` if it is none, or is one line already.

@@ -247,7 +247,9 @@ async fn wait(
             .unwrap_or(u64::MAX)
             .clamp(1, WAIT_SECONDS_MAX);
         let asked = Instant::now();
-        if !left.is_zero() {
+        // Such a wait is for this one payment; where that is decided, later ones are still to come.
+        let held_for = payment.finished_at.is_none() && !left.is_zero();
+        if held_for {
             let request = request.clone().wait(seconds);
             let held = tokio::select! {
                 held = timeout_at(deadline, context.client.send(&request)) => held,
@@ -286,7 +288,7 @@ async fn wait(
             bar.set_message(format!("{}: {why}", plan.id));
         }
         // Held long enough, the next turn may ask again at once; else the events say when.
-        if asked.elapsed() < Duration::from_secs(seconds) {
+        if !held_for || asked.elapsed() < Duration::from_secs(seconds) {
             let _ = timeout_at(deadline, watch.changed()).await;
         }
     }

@@ -74,20 +74,26 @@ pub(crate) fn relative(now: Timestamp, time: &str) -> String {
     let Ok(time) = time.parse::<Timestamp>() else {
         return clean(time).into_owned();
     };
-    let seconds = time.as_second().saturating_sub(now.as_second());
-    let span = match seconds.unsigned_abs() {
+    let millis = time.as_millisecond().saturating_sub(now.as_millisecond());
+    let seconds = rounded(millis.unsigned_abs(), 1000);
+    let span = match seconds {
         0 => return "now".to_owned(),
         s @ 1..=59 => format!("{s} s"),
-        s @ 60..=3_599 => format!("{} min", s / 60),
-        s @ 3_600..=172_799 => format!("{} h", s / 3_600),
-        s @ 172_800..=5_183_999 => format!("{} d", s / 86_400),
+        s @ 60..=3_599 => format!("{} min", rounded(s, 60)),
+        s @ 3_600..=172_799 => format!("{} h", rounded(s, 3_600)),
+        s @ 172_800..=5_183_999 => format!("{} d", rounded(s, 86_400)),
         _ => return time.strftime("%Y-%m-%d").to_string(),
     };
-    if seconds < 0 {
+    if millis < 0 {
         format!("{span} ago")
     } else {
         format!("in {span}")
     }
+}
+
+/// How many units, to the nearest.
+fn rounded(number: u64, unit: u64) -> u64 {
+    number.saturating_add(unit / 2) / unit
 }
 
 /// A time on its own, to the second: `2026-01-02 03:04:05Z`.
@@ -195,7 +201,8 @@ mod tests {
     fn times_are_told_as_people_do() {
         let now: Timestamp = "2026-01-02T12:00:00Z".parse().unwrap();
         let cases = [
-            ("2026-01-02T12:00:00.9Z", "now"),
+            ("2026-01-02T12:00:00.4Z", "now"),
+            ("2026-01-05T11:59:58Z", "in 3 d"),
             ("2026-01-02T11:57:00Z", "3 min ago"),
             ("2026-01-02T12:00:02Z", "in 2 s"),
             ("2026-01-01T12:00:00Z", "24 h ago"),

@@ -13,13 +13,13 @@ pub struct Timestamp(i64);
 pub struct TimestampError;
 
 impl Timestamp {
-    /// From milliseconds since the Unix epoch. What lies outside years 0 to 9999 is moved to the
-    /// nearest end, so that every timestamp can be printed.
+    /// From milliseconds since the Unix epoch. What lies before year 0, or after the last
+    /// day that jiff prints in every zone, is moved there, so that every timestamp can be printed.
     #[must_use]
     pub fn from_millis(millis: i64) -> Self {
         const YEAR_0: i64 = -62_167_219_200_000;
-        const YEAR_9999_END: i64 = 253_402_300_799_999;
-        Self(millis.clamp(YEAR_0, YEAR_9999_END))
+        const LAST: i64 = 253_402_207_200_000;
+        Self(millis.clamp(YEAR_0, LAST))
     }
 
     /// Milliseconds since the Unix epoch.
@@ -112,7 +112,7 @@ mod tests {
     fn the_ends_of_time_can_be_printed() {
         assert_eq!(
             Timestamp::from_millis(i64::MAX).to_string(),
-            "9999-12-31T23:59:59.999Z"
+            "9999-12-30T22:00:00.000Z"
         );
         assert_eq!(
             Timestamp::from_millis(i64::MIN).to_string(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
+use axum::http::header::EXPECT;
 use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
@@ -105,10 +106,12 @@ impl Call {
     /// is needed is for the route to say.
     pub(super) async fn body(&mut self, takes: &[Media]) -> Result<Read, Reject> {
         let body = std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner));
+        // A client that waits for leave to send its body is told no without one.
+        let drains = !self.parts.headers.contains_key(EXPECT);
         let media = match headers::body_type(&self.parts.headers) {
             BodyType::Known(media) if takes.contains(&media) => media,
             BodyType::Unsaid => {
-                let bytes = collect(body, BODY_MAX).await?;
+                let bytes = collect(body, BODY_MAX, drains).await?;
                 if bytes.is_empty() {
                     let media = Media::Json;
                     return Ok(Read { bytes, media });
@@ -116,7 +119,9 @@ impl Call {
                 return Err(unsupported(takes));
             }
             BodyType::Known(_) | BodyType::Other => {
-                drain(body).await;
+                if drains {
+                    drain(body).await;
+                }
                 return Err(unsupported(takes));
             }
         };
@@ -124,7 +129,7 @@ impl Call {
             Media::Ndjson => BATCH_BODY_MAX,
             Media::Json | Media::EventStream => BODY_MAX,
         };
-        let bytes = collect(body, limit).await?;
+        let bytes = collect(body, limit, drains).await?;
         Ok(Read { bytes, media })
     }
 }
@@ -140,7 +145,7 @@ fn unsupported(takes: &[Media]) -> Reject {
     )
 }
 
-async fn collect(body: Body, limit: usize) -> Result<Bytes, Reject> {
+async fn collect(body: Body, limit: usize, drains: bool) -> Result<Bytes, Reject> {
     let too_large = || {
         Reject::new(
             Code::BodyTooLarge,
@@ -149,7 +154,9 @@ async fn collect(body: Body, limit: usize) -> Result<Bytes, Reject> {
     };
     let said = http_body::Body::size_hint(&body).lower();
     if usize::try_from(said).is_ok_and(|said| said > limit) {
-        drain(body).await;
+        if drains {
+            drain(body).await;
+        }
         return Err(too_large());
     }
     // Chunked bodies do not say how long they are: those are counted as they come.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::Poll;
 
 use axum::Router;
@@ -27,6 +28,9 @@ use crate::application::request::Caller;
 /// Event streams at a time (`DESIGN.md`, section 8): each reads the log after every commit.
 const STREAMS_MAX: usize = 32;
 
+/// Between two lines about requests turned away.
+const COMPLAINT_PAUSE_MS: i64 = 1000;
+
 /// What all requests share.
 pub(super) struct Shared {
     /// The application.
@@ -35,6 +39,7 @@ pub(super) struct Shared {
     pub(super) shutdown: CancellationToken,
     /// Places for event streams.
     pub(super) streams: Arc<Semaphore>,
+    complained_at_ms: AtomicI64,
 }
 
 impl Shared {
@@ -44,7 +49,20 @@ impl Shared {
             app,
             shutdown,
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            complained_at_ms: AtomicI64::new(i64::MIN),
         }
+    }
+
+    /// Whether a line about a request turned away is due. All of them say the same while payd is
+    /// full, and there are many.
+    fn may_complain(&self) -> bool {
+        let now = self.app.now().as_millis();
+        let last = self.complained_at_ms.load(Ordering::Relaxed);
+        let due = now.saturating_sub(last) >= COMPLAINT_PAUSE_MS;
+        if due {
+            self.complained_at_ms.store(now, Ordering::Relaxed);
+        }
+        due
     }
 }
 
@@ -139,7 +157,7 @@ where
         let status = response.status().as_u16();
         if status == Code::Internal.status() {
             tracing::error!(status, cause, "a request failed");
-        } else {
+        } else if shared.may_complain() {
             tracing::warn!(status, cause, "a request was turned away");
         }
     }

@@ -25,9 +25,9 @@ use crate::domain::{EventType, InvoiceId};
 /// Silence on a stream before a sign of life (`DESIGN.md`, section 4).
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// Events read at a time for a stream. An event has 64 KiB at most, so this bounds a stream's
-/// memory; it is enough to make the reads few.
-const STREAM_SLICE: usize = 200;
+/// Events read at a time for a stream. An event is hardly larger than the 64 KiB of the request that
+/// caused it, so this bounds a stream's memory to some MiB; it is enough to make the reads few.
+const STREAM_SLICE: usize = 64;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +156,7 @@ impl Follower {
         loop {
             // Marked as seen before the log is read: what comes after that wakes.
             head.mark_unchanged();
-            let slice = match slice.take() {
+            let mut slice = match slice.take() {
                 Some(slice) => slice,
                 None => {
                     let query = self.query.clone();
@@ -168,7 +168,7 @@ impl Follower {
                 }
             };
             if !slice.events.is_empty() {
-                let bytes = self.frames(&slice);
+                let bytes = self.frames(std::mem::take(&mut slice.events));
                 tokio::select! {
                     biased;
                     () = shutdown.cancelled() => return Ok(()),
@@ -204,14 +204,14 @@ impl Follower {
         }
     }
 
-    /// The events of a slice as the stream writes them, within what is left.
-    fn frames(&mut self, slice: &EventSlice) -> Vec<u8> {
-        let events = &slice.events[..slice.events.len().min(self.left)];
+    /// Events as the stream writes them, within what is left.
+    fn frames(&mut self, mut events: Vec<(u64, Vec<u8>)>) -> Vec<u8> {
+        events.truncate(self.left);
         self.left = self.left.saturating_sub(events.len());
         let size: usize = events.iter().map(|(_, event)| event.len() + 40).sum();
         let mut bytes = Vec::with_capacity(size);
         for (sequence, event) in events {
-            frame(self.media, *sequence, event, &mut bytes);
+            frame(self.media, sequence, &event, &mut bytes);
         }
         bytes
     }

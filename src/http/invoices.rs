@@ -19,7 +19,7 @@ use crate::application::request::{Action, Answer, InvoiceView, Reply};
 use crate::domain::{InvoiceId, InvoiceStatus, Refusal};
 
 /// Invoices read at a time for a stream: it bounds the stream's memory.
-const STREAM_PAGE: usize = 500;
+const STREAM_PAGE: usize = 250;
 
 /// A response with one of the contract's types.
 pub(super) fn json(body: Vec<u8>) -> HttpResponse {

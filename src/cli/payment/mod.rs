@@ -66,7 +66,9 @@ pub(crate) fn row(payment: &Payment<'_>, now: Timestamp) -> Vec<Cell> {
 /// Why it failed, in one piece: `do_not_honor (Card declined)`. Not cleaned yet.
 pub(crate) fn reason(failure: &Reason<'_>) -> String {
     match &failure.message {
-        Some(message) if !message.is_empty() => format!("{} ({message})", failure.code),
+        Some(message) if !message.is_empty() => {
+            format!("{} ({})", failure.code, message.trim_end_matches('.'))
+        }
         _ => failure.code.to_string(),
     }
 }
@@ -101,7 +103,7 @@ pub(crate) fn print_short(out: &mut Output, answer: &Answer, payment: &Payment<'
         line.push_str(&format!("  payment {}", payment.attempt));
     }
     if let Some(failure) = &payment.failure {
-        line.push_str(&format!("  {}", clean(&reason(failure))));
+        line.push_str(&format!("  {}", clean(&failure.code)));
     }
     out.line(&line)
 }

@@ -33,8 +33,16 @@ impl Daemon {
 
     /// The same with settings of the test's own, as environment variables.
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
-        let short = [("PAYD_RETRY__BASE", "20ms"), ("PAYD_RESOLVER__BASE", "50ms"), ("PAYD_GATEWAY__TIMEOUT", "300ms")];
-        let all = short.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let short = [
+            ("PAYD_RETRY__BASE", "20ms"),
+            ("PAYD_RESOLVER__BASE", "50ms"),
+            ("PAYD_GATEWAY__TIMEOUT", "300ms"),
+        ];
+        let all = short
+            .iter()
+            .chain(settings)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         Self::launch(Arc::new(tempfile::tempdir().unwrap()), all)
     }
 
@@ -61,13 +69,27 @@ impl Daemon {
         while !banner.contains("events tail") {
             if stdout.read_line(&mut banner).unwrap() == 0 {
                 let status = child.wait().unwrap();
-                panic!("payd ended with {status}: {banner}{}", stderr.lock().unwrap());
+                panic!(
+                    "payd ended with {status}: {banner}{}",
+                    stderr.lock().unwrap()
+                );
             }
         }
-        let address = banner.lines().find_map(|line| line.split("http://").nth(1)?.split(' ').next()).expect("a TCP address");
+        let address = banner
+            .lines()
+            .find_map(|line| line.split("http://").nth(1)?.split(' ').next())
+            .expect("a TCP address");
         let tcp = Host::Tcp(address.parse().unwrap());
         let unix = Host::Unix(directory.path().join("payd.sock"));
-        Self { child, directory, settings, banner, stderr, unix, tcp }
+        Self {
+            child,
+            directory,
+            settings,
+            banner,
+            stderr,
+            unix,
+            tcp,
+        }
     }
 
     /// Pulls the plug.
@@ -142,7 +164,9 @@ impl Daemon {
 
     /// Waits until the invoice has this status.
     pub(crate) fn until_invoice(&self, id: &str, status: &str) -> Value {
-        until(&format!("{id} is {status}"), || self.invoice(id)["status"] == status);
+        until(&format!("{id} is {status}"), || {
+            self.invoice(id)["status"] == status
+        });
         self.invoice(id)
     }
 
@@ -151,7 +175,10 @@ impl Daemon {
         let mut events = Vec::new();
         let mut after = "0".to_owned();
         loop {
-            let page = self.unix.get(&format!("/events?limit=1000&after={after}")).expect(200);
+            let page = self
+                .unix
+                .get(&format!("/events?limit=1000&after={after}"))
+                .expect(200);
             let got = page["events"].as_array().unwrap();
             if got.is_empty() {
                 return events;
@@ -164,7 +191,11 @@ impl Daemon {
     /// The log is dense and whole, and the tables are what it folds to.
     pub(crate) fn verify(&self) {
         let output = self.payd(&["verify"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         for (place, event) in self.events().iter().enumerate() {
             assert_eq!(event["id"], (place + 1).to_string());
         }
@@ -197,7 +228,10 @@ pub(crate) fn command(directory: &std::path::Path) -> Command {
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "after {PATIENCE:?}, not yet: {what}");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "after {PATIENCE:?}, not yet: {what}"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }

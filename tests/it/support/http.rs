@@ -62,7 +62,9 @@ impl Host {
     /// The same with headers of the test's own.
     pub(crate) fn post_with(&self, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut all = vec![];
-        let typed = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        let typed = headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
         if !body.is_empty() && !typed {
             all.push(("Content-Type", "application/json"));
         }
@@ -71,25 +73,48 @@ impl Host {
     }
 
     /// Any request, and its whole answer.
-    pub(crate) fn request(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Answer> {
+    pub(crate) fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<Answer> {
         let mut stream = self.open(method, path, headers, body)?;
         let mut body = Vec::new();
         stream.read_to_end(&mut body)?;
-        Ok(Answer { status: stream.status, headers: stream.headers, body })
+        Ok(Answer {
+            status: stream.status,
+            headers: stream.headers,
+            body,
+        })
     }
 
     /// Any request, with the body of its answer yet to be read.
-    pub(crate) fn open(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Stream> {
+    pub(crate) fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<Stream> {
         let mut wire = self.connect()?;
         let mut head = format!("{method} {path} HTTP/1.1\r\n");
-        let given = |name: &str| headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name));
+        let given = |name: &str| {
+            headers
+                .iter()
+                .any(|(other, _)| other.eq_ignore_ascii_case(name))
+        };
         if !given("host") {
             head.push_str("Host: localhost\r\n");
         }
         if !given("connection") {
             head.push_str("Connection: close\r\n");
         }
-        if !given("content-length") && !given("transfer-encoding") && (method != "GET" || !body.is_empty()) {
+        if !given("content-length")
+            && !given("transfer-encoding")
+            && (method != "GET" || !body.is_empty())
+        {
             write!(head, "Content-Length: {}\r\n", body.len()).unwrap();
         }
         for (name, value) in headers {
@@ -122,12 +147,17 @@ impl Answer {
     }
 
     pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 
     /// Each line as JSON.
     pub(crate) fn lines(&self) -> Vec<serde_json::Value> {
-        self.text().lines().filter(|line| !line.is_empty()).map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.text()
+            .lines()
+            .filter(|line| !line.is_empty())
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     /// The body, where the status is as expected.
@@ -141,19 +171,28 @@ impl Answer {
     #[track_caller]
     pub(crate) fn problem(&self, status: u16, code: &str) -> serde_json::Value {
         let problem = self.expect(status);
-        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json")
+        );
         assert_eq!(problem["code"], code, "{problem}");
         assert_eq!(problem["type"], format!("urn:payd:error:{code}"));
         assert_eq!(problem["status"], status);
         for text in ["title", "detail"] {
-            assert!(problem[text].as_str().is_some_and(|it| !it.is_empty()), "{problem}");
+            assert!(
+                problem[text].as_str().is_some_and(|it| !it.is_empty()),
+                "{problem}"
+            );
         }
         problem
     }
 }
 
 fn header<'h>(headers: &'h [(String, String)], name: &str) -> Option<&'h str> {
-    headers.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    headers
+        .iter()
+        .find(|(other, _)| other.eq_ignore_ascii_case(name))
+        .map(|(_, value)| value.as_str())
 }
 
 /// An answer whose body is read as it comes, with the transfer coding taken off.
@@ -177,12 +216,18 @@ impl Stream {
         let mut line = String::new();
         wire.read_line(&mut line)?;
         let invalid = || std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "no HTTP answer");
-        let status = line.split(' ').nth(1).and_then(|it| it.parse().ok()).ok_or_else(invalid)?;
+        let status = line
+            .split(' ')
+            .nth(1)
+            .and_then(|it| it.parse().ok())
+            .ok_or_else(invalid)?;
         let mut headers = Vec::new();
         loop {
             line.clear();
             wire.read_line(&mut line)?;
-            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            let Some((name, value)) = line.trim_end().split_once(':') else {
+                break;
+            };
             headers.push((name.to_owned(), value.trim().to_owned()));
         }
         let body = if header(&headers, "transfer-encoding") == Some("chunked") {
@@ -192,7 +237,12 @@ impl Stream {
         } else {
             Body::UntilClose
         };
-        Ok(Self { status, headers, wire, body })
+        Ok(Self {
+            status,
+            headers,
+            wire,
+            body,
+        })
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -259,7 +309,11 @@ impl Read for Stream {
                     }
                 }
                 let length = u64::from_str_radix(line.trim(), 16).expect("a chunk's length");
-                self.body = if length == 0 { Body::Done } else { Body::Chunk(length) };
+                self.body = if length == 0 {
+                    Body::Done
+                } else {
+                    Body::Chunk(length)
+                };
                 self.read(buffer)
             }
             Body::Chunk(left) => {
