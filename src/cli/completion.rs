@@ -22,7 +22,7 @@ use crate::client::Request;
 /// How long a shell waits for ids, at most: what people still take for at once.
 const COMPLETION_MAX: Duration = Duration::from_millis(200);
 /// The route with the ids to offer: the latest.
-const RECENT: &str = "/invoices?limit=200";
+const RECENT: &str = "/invoices?limit=1000";
 /// The environment variable by which a shell asks.
 const VARIABLE: &str = "COMPLETE";
 

@@ -143,6 +143,10 @@ impl Failure {
                     .iter()
                     .map(|error| format!("{}: {}", clean(&error.field), clean(&error.message)))
                     .collect();
+                // The fields say it better; the detail sends whoever reads it to them.
+                if more.is_empty() && !problem.detail.is_empty() {
+                    more.push(clean(&problem.detail).into_owned());
+                }
                 if problem.code == Code::Unauthenticated.as_str() {
                     more.push(
                         "tip: give --token-file, or use the socket; payd wrote an admin token to \
@@ -150,13 +154,7 @@ impl Failure {
                             .to_owned(),
                     );
                 }
-                let title = clean(&problem.title).to_lowercase_first();
-                let line = if problem.detail.is_empty() {
-                    title
-                } else {
-                    format!("{title}: {}", clean(&problem.detail))
-                };
-                (line, more)
+                (clean(&problem.title).to_lowercase_first(), more)
             }
             Failure::Transport(error) => {
                 let tip = match error {

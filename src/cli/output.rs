@@ -198,14 +198,17 @@ impl Output {
     /// What is wrong with one line of the input, on stderr.
     pub(crate) fn bad_line(&self, number: u64, problem: &Problem<'_>) {
         let style = AnsiColor::Red.on_default().bold();
-        let mut text = format!("line {number}: {}", clean(&problem.detail));
-        for error in &problem.errors {
-            text.push_str(&format!(
-                "; {}: {}",
-                clean(&error.field),
-                clean(&error.message)
-            ));
-        }
+        let fields: Vec<String> = problem
+            .errors
+            .iter()
+            .map(|error| format!("{}: {}", error.field, error.message))
+            .collect();
+        let text = if fields.is_empty() {
+            problem.detail.to_string()
+        } else {
+            fields.join("; ")
+        };
+        let text = format!("line {number}: {}", clean(&text));
         self.stderr(&format!("{style}error:{style:#} {text}"));
     }
 

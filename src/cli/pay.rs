@@ -239,7 +239,10 @@ async fn wait(
     let mut watcher = context.client.another();
     let mut invoice = None;
     let mut why_not = None;
-    bar.set_message(format!("{}: {}", plan.id, payment.status));
+    bar.set_message(format!(
+        "{}: PROCESSING, payment {}",
+        plan.id, payment.attempt
+    ));
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let seconds = left.as_millis().div_ceil(1000);

@@ -307,7 +307,11 @@ impl<S: Store> Engine<S> {
 
     fn fail(&mut self, requests: Vec<Envelope>, error: StoreError) -> Result<(), Fatal> {
         let why = match error {
-            StoreError::Fatal(why) => return Err(Fatal(why)),
+            StoreError::Fatal(why) => {
+                // The process ends. Until it has, nobody may hear that nothing happened: perhaps it did.
+                std::mem::forget(requests);
+                return Err(Fatal(why));
+            }
             StoreError::NoRoom(_) | StoreError::Busy(_) => {
                 if std::mem::replace(&mut self.writable, false) {
                     tracing::error!(%error, "nothing can be written; requests are refused until that changes");

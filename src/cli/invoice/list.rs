@@ -96,6 +96,7 @@ pub(super) async fn run(arguments: Arguments, context: &mut Context) -> Outcome 
     }
     printer.end(context)?;
     if context.out.format == Format::Table {
+        context.out.flush()?;
         if page.invoices.is_empty() {
             context.out.note("no invoices");
         } else if page.next.is_some() {

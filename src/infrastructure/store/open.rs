@@ -147,3 +147,47 @@ fn name(connection: &Connection, new_id: Uuid) -> Result<(), OpenError> {
     )?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_does_not_take_is_an_error() {
+        let memory = Connection::open_in_memory().unwrap();
+        set(&memory, "synchronous", "FULL", "2").unwrap();
+        // A database in memory has no WAL.
+        let error = set(&memory, "journal_mode", "WAL", "wal").unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("journal_mode=WAL and says memory"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_writer_syncs_every_commit() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open_writer(&directory.path().join(DATABASE), Uuid::from_u128(7)).unwrap();
+        let setting = |name| -> String {
+            store
+                .connection
+                .pragma_query_value(None, name, |row| {
+                    Ok(row
+                        .get_ref(0)?
+                        .as_str()
+                        .map_or_else(|_| row.get::<_, i64>(0).unwrap().to_string(), str::to_owned))
+                })
+                .unwrap()
+        };
+        assert_eq!(
+            (
+                setting("journal_mode").as_str(),
+                setting("synchronous").as_str(),
+                setting("foreign_keys").as_str()
+            ),
+            ("wal", "2", "1")
+        );
+    }
+}

@@ -18,7 +18,7 @@ const ANSWER_AGE_MAX_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
 /// The store, to be written.
 pub struct SqliteStore {
-    connection: Connection,
+    pub(super) connection: Connection,
     age_ms: i64,
 }
 

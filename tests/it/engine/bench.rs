@@ -14,8 +14,10 @@ use payd::domain::{
     Amount, Command, Currency, Failure, FailureKind, Finding, InvoiceId, LookupPolicy, Money,
     NewInvoice, Outcome as Sent, PaymentId, Refusal, RetryPolicy, Timestamp,
 };
-use payd::infrastructure::store::{SqliteCheck, SqliteReader, SqliteStore, open_writer};
+use payd::infrastructure::store::{SqliteCheck, SqliteReader, open_writer};
 use tokio::sync::oneshot;
+
+use super::faulty::{Fault, Faulty};
 
 /// Time that only a test moves.
 pub(crate) struct HandClock(AtomicI64);
@@ -44,8 +46,10 @@ impl Random for Seeded {
 pub(crate) struct Bench {
     pub(crate) clock: Arc<HandClock>,
     random: Arc<Seeded>,
-    pub(crate) engine: Option<Engine<SqliteStore>>,
+    pub(crate) engine: Option<Engine<Faulty>>,
     pub(crate) bus: Bus,
+    /// What the store does wrong next.
+    pub(crate) fault: Fault,
     path: PathBuf,
     pub(crate) directory: tempfile::TempDir,
 }
@@ -60,6 +64,7 @@ impl Bench {
             random: Arc::new(Seeded(AtomicU64::new(7))),
             engine: None,
             bus: Bus::new(0),
+            fault: Fault::default(),
             path: directory.path().join("payd.db"),
             directory,
         };
@@ -99,6 +104,10 @@ impl Bench {
         self.bus = Bus::new(0);
         let metrics = Arc::new(Counters::default());
         let (clock, random) = (Arc::clone(&self.clock), Arc::clone(&self.random));
+        let store = Faulty {
+            store,
+            fault: self.fault.clone(),
+        };
         let mut engine =
             Engine::new(store, policy, clock, random, self.bus.clone(), metrics).unwrap();
         engine.recover().unwrap();

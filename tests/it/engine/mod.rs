@@ -2,4 +2,6 @@
 
 mod bench;
 mod commands;
+mod faults;
+mod faulty;
 mod random_sequences;

@@ -26,7 +26,7 @@ fn log(asked: &Asked, head: u64) -> Reply {
     };
     let limit: usize = parameter(asked, "limit").map_or(100, |text| text.parse().unwrap());
     let kind = |n: u64| {
-        if n % 10 == 0 {
+        if n.is_multiple_of(10) {
             "PaymentFailed"
         } else {
             "PaymentSucceeded"

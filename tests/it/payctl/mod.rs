@@ -6,6 +6,7 @@ mod events;
 mod output;
 mod pay;
 mod reach;
+mod real;
 
 use std::process::Output;
 

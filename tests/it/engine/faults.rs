@@ -1,0 +1,170 @@
+//! What the engine does when the store fails.
+
+use std::time::Duration;
+
+use payd::application::request::{Action, Caller, Envelope, Outcome, SubmitError};
+use payd::domain::Refusal;
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
+
+use super::bench::{Bench, approved, invoice, pay};
+use super::faulty::Wrong;
+
+#[test]
+fn after_a_commit_whose_fate_nobody_knows_nothing_is_answered_sent_or_told() {
+    // What was on disk after all, and whether the invoice is there when payd starts again.
+    for (wrong, there) in [(Wrong::CommitLost, true), (Wrong::CommitBroken, false)] {
+        let mut bench = Bench::new();
+        bench.create("inv-0").unwrap();
+        let head = bench.bus.head();
+        let told = *head.borrow();
+
+        bench.fault.set(Some(wrong));
+        let (reply, mut answer) = oneshot::channel();
+        let (claim_reply, mut claimed) = oneshot::channel();
+        let caller = || Caller {
+            actor: "test".into(),
+            traceparent: None,
+        };
+        let envelopes = vec![
+            Envelope {
+                caller: caller(),
+                action: pay("inv-0"),
+                idempotency: None,
+                reply,
+            },
+            Envelope {
+                caller: caller(),
+                action: Action::ClaimDue { limit: 8 },
+                idempotency: None,
+                reply: claim_reply,
+            },
+        ];
+        let fatal = bench.engine.as_mut().unwrap().run(envelopes).unwrap_err();
+        assert!(fatal.to_string().contains("disk I/O error"), "{fatal}");
+        // Not even that it is over: a caller who hears so would think that nothing has happened.
+        assert_eq!(
+            answer.try_recv().unwrap_err(),
+            TryRecvError::Empty,
+            "no answer"
+        );
+        assert_eq!(
+            claimed.try_recv().unwrap_err(),
+            TryRecvError::Empty,
+            "nothing to send"
+        );
+        assert_eq!(*head.borrow(), told, "no wake-up");
+
+        bench.fault.set(None);
+        bench.restart();
+        let (status, payments) = bench.state("inv-0");
+        let want = if there {
+            ("PROCESSING", vec!["UNKNOWN"])
+        } else {
+            ("PENDING", vec![])
+        };
+        assert_eq!((status, payments), want);
+        bench.verify();
+    }
+}
+
+#[test]
+fn without_room_requests_are_refused_and_it_recovers_by_itself() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    let sent = bench.claim_due().remove(0);
+    let before = bench.log();
+
+    bench.fault.set(Some(Wrong::CommitRefused));
+    let answers = bench.batch(vec![
+        (pay("inv-1"), None),
+        (Action::Create(vec![invoice("inv-2", 1)]), None),
+    ]);
+    for answer in answers {
+        assert!(
+            matches!(answer, Err(SubmitError::Unwritable(_))),
+            "{answer:?}"
+        );
+    }
+    assert!(!bench.engine.as_ref().unwrap().is_writable());
+    assert_eq!(bench.log(), before, "reads go on");
+
+    bench.fault.set(None);
+    assert!(
+        bench.engine.as_ref().unwrap().sleep().unwrap() <= Duration::from_secs(1),
+        "it looks again by itself"
+    );
+    bench.pass(Duration::from_secs(1));
+    bench.engine.as_mut().unwrap().run(Vec::new()).unwrap();
+    assert!(bench.engine.as_ref().unwrap().is_writable());
+    bench.settle(&sent, approved()).unwrap();
+    bench.create("inv-2").unwrap();
+    bench.verify();
+}
+
+#[test]
+fn a_row_that_the_database_refuses_costs_its_neighbours_nothing() {
+    let mut bench = Bench::new();
+    for id in ["a", "b", "c"] {
+        bench.create(id).unwrap();
+    }
+    bench.fault.set(Some(Wrong::Row("b")));
+    let answers = bench.batch(vec![
+        (pay("a"), None),
+        (pay("b"), None),
+        (pay("nobody"), None),
+        (pay("c"), None),
+    ]);
+    assert!(matches!(answers[0], Ok(Outcome::Fresh(Ok(_), _))));
+    assert!(matches!(answers[1], Err(SubmitError::Internal(_))));
+    assert!(matches!(
+        answers[2],
+        Ok(Outcome::Fresh(Err(Refusal::InvoiceNotFound), _))
+    ));
+    assert!(matches!(answers[3], Ok(Outcome::Fresh(Ok(_), _))));
+    bench.fault.set(None);
+    bench.pay("b").unwrap();
+    bench.verify();
+}
+
+#[test]
+fn the_database_itself_refuses_a_second_open_payment_and_a_second_that_succeeded() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    let copy = |state: &str| {
+        format!(
+            "INSERT INTO payments (id, invoice, attempt, idempotency_key, state, requested_at, due_at, resends, contradicted, epoch, lookups)
+             SELECT randomblob(16), invoice, attempt + 1, 'other', {state}, requested_at, due_at, 0, 0, 0, 0 FROM payments"
+        )
+    };
+    assert!(
+        bench
+            .database()
+            .execute_batch(&copy("0"))
+            .unwrap_err()
+            .to_string()
+            .contains("UNIQUE")
+    );
+    let sent = bench.claim_due().remove(0);
+    bench.settle(&sent, approved()).unwrap();
+    assert!(
+        bench
+            .database()
+            .execute_batch(&copy("5"))
+            .unwrap_err()
+            .to_string()
+            .contains("UNIQUE")
+    );
+    for change in ["UPDATE events SET json = '{}'", "DELETE FROM events"] {
+        assert!(
+            bench
+                .database()
+                .execute_batch(change)
+                .unwrap_err()
+                .to_string()
+                .contains("events never")
+        );
+    }
+}

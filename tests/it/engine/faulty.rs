@@ -1,0 +1,133 @@
+//! The real store, but that a commit or a row can be made to fail.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use payd::application::ports::{Queue, Store, StoreError, StoreInfo};
+use payd::application::request::StoredAnswer;
+use payd::application::{Entry, EventRecord};
+use payd::domain::{InvoiceId, Payment, PaymentId, Timestamp};
+use payd::infrastructure::store::SqliteStore;
+
+/// What goes wrong, until it is taken back.
+#[derive(Clone, Default)]
+pub(crate) struct Fault(Arc<Mutex<Option<Wrong>>>);
+
+#[derive(Clone)]
+pub(crate) enum Wrong {
+    /// The commit fails, and nothing is on disk.
+    CommitRefused,
+    /// The commit fails, and nobody knows what is on disk: here, all of it.
+    CommitLost,
+    /// The commit fails, and nobody knows what is on disk: here, nothing.
+    CommitBroken,
+    /// The row of this invoice breaks a constraint.
+    Row(&'static str),
+}
+
+impl Fault {
+    pub(crate) fn set(&self, wrong: Option<Wrong>) {
+        *self.0.lock().unwrap() = wrong;
+    }
+
+    fn get(&self) -> Option<Wrong> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+pub(crate) struct Faulty {
+    pub(crate) store: SqliteStore,
+    pub(crate) fault: Fault,
+}
+
+impl Store for Faulty {
+    fn save(&mut self, entry: &mut Entry) -> Result<(), StoreError> {
+        match self.fault.get() {
+            Some(Wrong::Row(id)) if entry.aggregate.invoice.id().as_str() == id => Err(
+                StoreError::Constraint("UNIQUE constraint failed: payments.invoice".to_owned()),
+            ),
+            _ => self.store.save(entry),
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        match self.fault.get() {
+            Some(Wrong::CommitRefused) => {
+                self.store.rollback();
+                Err(StoreError::NoRoom("database or disk is full".to_owned()))
+            }
+            Some(Wrong::CommitLost) => {
+                self.store.commit()?;
+                Err(StoreError::Fatal("disk I/O error".to_owned()))
+            }
+            Some(Wrong::CommitBroken) => {
+                self.store.rollback();
+                Err(StoreError::Fatal("disk I/O error".to_owned()))
+            }
+            Some(Wrong::Row(_)) | None => self.store.commit(),
+        }
+    }
+
+    fn info(&mut self) -> Result<StoreInfo, StoreError> {
+        self.store.info()
+    }
+
+    fn begin(&mut self) -> Result<(), StoreError> {
+        self.store.begin()
+    }
+
+    fn load(&mut self, invoice: &InvoiceId) -> Result<Option<Entry>, StoreError> {
+        self.store.load(invoice)
+    }
+
+    fn invoice_of(&mut self, payment: PaymentId) -> Result<Option<InvoiceId>, StoreError> {
+        self.store.invoice_of(payment)
+    }
+
+    fn payment(&mut self, payment: PaymentId) -> Result<Option<Payment>, StoreError> {
+        self.store.payment(payment)
+    }
+
+    fn queue(
+        &mut self,
+        queue: Queue,
+        gateway: &str,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<InvoiceId>, StoreError> {
+        self.store.queue(queue, gateway, until, limit)
+    }
+
+    fn next(&mut self, queue: Queue, gateway: &str) -> Result<Option<Timestamp>, StoreError> {
+        self.store.next(queue, gateway)
+    }
+
+    fn answer(&mut self, actor: &str, key: &str) -> Result<Option<StoredAnswer>, StoreError> {
+        self.store.answer(actor, key)
+    }
+
+    fn append(&mut self, record: &EventRecord, invoice_row: i64) -> Result<(), StoreError> {
+        self.store.append(record, invoice_row)
+    }
+
+    fn keep_answer(
+        &mut self,
+        actor: &str,
+        key: &str,
+        answer: &StoredAnswer,
+    ) -> Result<(), StoreError> {
+        self.store.keep_answer(actor, key, answer)
+    }
+
+    fn expire_answers(&mut self, lived: Duration, limit: usize) -> Result<usize, StoreError> {
+        self.store.expire_answers(lived, limit)
+    }
+
+    fn set_paused(&mut self, paused: bool) -> Result<(), StoreError> {
+        self.store.set_paused(paused)
+    }
+
+    fn rollback(&mut self) {
+        self.store.rollback();
+    }
+}
