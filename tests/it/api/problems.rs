@@ -9,7 +9,7 @@ use super::{JSON, assert_fields, assert_problem, make_paid};
 use crate::support::daemon::Daemon;
 
 /// Every route, and the methods that it takes.
-const ROUTES: &[(&str, &str)] = &[
+pub(super) const ROUTES: &[(&str, &str)] = &[
     ("/invoices", "GET HEAD POST"),
     ("/invoices/inv-1", "GET HEAD"),
     ("/invoices/inv-1/pay", "POST"),
