@@ -97,6 +97,7 @@ pub(super) async fn list(call: Call) -> Result<HttpResponse, Reject> {
     let streamed = media == Media::Ndjson;
     let limit_max = if streamed { usize::MAX } else { PAGE_MAX };
     let (query, limit) = read(call.parts.uri.query(), limit_max)?;
+    within(&call, query.after).await?;
     if streamed {
         let left = limit.unwrap_or(usize::MAX);
         return Ok(stream::response(media, move |sender| {
@@ -119,6 +120,31 @@ pub(super) async fn list(call: Call) -> Result<HttpResponse, Reject> {
         }))
     });
     Ok(json(body.await?))
+}
+
+/// A cursor beyond the newest invoice is of another store, or of one before a restore: it would skip
+/// or repeat invoices in silence (`DESIGN.md`, section 10).
+async fn within(call: &Call, after: Option<u64>) -> Result<(), Reject> {
+    let Some(after) = after else {
+        return Ok(());
+    };
+    let newest = call.app().read(|reader| {
+        let newest = reader.invoices(InvoiceQuery {
+            status: None,
+            after: None,
+            ascending: false,
+            limit: 1,
+        })?;
+        Ok(newest.first().map_or(0, |record| record.cursor))
+    });
+    if after <= newest.await? {
+        return Ok(());
+    }
+    Err(Reject::field(
+        "after",
+        "is beyond the newest invoice; a cursor of another store, or of one before a restore, does \
+         not fit here",
+    ))
 }
 
 /// All that match, one a line. It has an end, so payd waits for it when it drains.
