@@ -12,6 +12,12 @@ use super::{
 use crate::support::daemon::Daemon;
 use crate::support::http::Answer;
 
+const LINES: (&str, &str) = ("Accept", "application/x-ndjson");
+const EVIL: (&str, &str) = ("Host", "evil.example");
+const PAGE: (&str, &str) = ("Origin", "http://evil.example");
+const KEY: (&str, &str) = ("Idempotency-Key", "k");
+const WAIT: (&str, &str) = ("Prefer", "wait=60");
+
 struct Document(Value);
 
 impl Document {
@@ -114,11 +120,6 @@ fn every_answer_is_as_the_document_says() {
         "metadata": {"a": "b"}, "payment_method": "sim:approve", "due_at": "2030-01-01T00:00:00+01:00"}).to_string();
     let large = " ".repeat(65 * 1024);
     let no = "";
-    let ndjson = ("Accept", "application/x-ndjson");
-    let evil = ("Host", "evil.example");
-    let page = ("Origin", "http://evil.example");
-    let key = ("Idempotency-Key", "k");
-    let wait = ("Prefer", "wait=60");
 
     // method, path, template, headers, body, status
     type Row<'r> = (&'r str, String, &'r str, &'r [(&'r str, &'r str)], &'r str, u16);
@@ -127,9 +128,9 @@ fn every_answer_is_as_the_document_says() {
     let rows: Vec<Row<'_>> = vec![
         ("POST", s("/invoices"), "/invoices", &[JSON], &full, 201),
         ("POST", s("/invoices"), "/invoices", &[JSON], &full, 200),
-        ("POST", s("/invoices"), "/invoices", &[JSON, key], r#"{"amount":1}"#, 201),
-        ("POST", s("/invoices"), "/invoices", &[JSON, key], r#"{"amount":1}"#, 201),
-        ("POST", s("/invoices"), "/invoices", &[JSON, key], r#"{"amount":2}"#, 422),
+        ("POST", s("/invoices"), "/invoices", &[JSON, KEY], r#"{"amount":1}"#, 201),
+        ("POST", s("/invoices"), "/invoices", &[JSON, KEY], r#"{"amount":1}"#, 201),
+        ("POST", s("/invoices"), "/invoices", &[JSON, KEY], r#"{"amount":2}"#, 422),
         ("POST", s("/invoices"), "/invoices", &[NDJSON], "{\"amount\":1}\n{}\nx\n{\"id\":\"full\",\"amount\":1}\n", 200),
         ("POST", s("/invoices"), "/invoices", &[JSON], "{", 400),
         ("POST", s("/invoices"), "/invoices", &[JSON], r#"{"id":"full","amount":1}"#, 409),
@@ -138,14 +139,14 @@ fn every_answer_is_as_the_document_says() {
         ("POST", s("/invoices"), "/invoices", &[JSON], "{}", 422),
         ("GET", s("/invoices?limit=2"), "/invoices", &[], no, 200),
         ("GET", s("/invoices?limit=1000"), "/invoices", &[], no, 200),
-        ("GET", s("/invoices"), "/invoices", &[ndjson], no, 200),
+        ("GET", s("/invoices"), "/invoices", &[LINES], no, 200),
         ("GET", s("/invoices?limit=0"), "/invoices", &[], no, 422),
         ("GET", s("/invoices/paid"), "/invoices/{id}", &[], no, 200),
         ("GET", s("/invoices/none"), "/invoices/{id}", &[], no, 404),
         ("GET", s("/invoices/paid?x"), "/invoices/{id}", &[], no, 422),
         ("POST", s("/invoices/to-pay/pay"), "/invoices/{id}/pay", &[], no, 202),
-        ("POST", s("/invoices/to-wait/pay"), "/invoices/{id}/pay", &[JSON, wait, ("Idempotency-Key", "w")], "{}", 200),
-        ("POST", s("/invoices/to-wait/pay"), "/invoices/{id}/pay", &[JSON, wait, ("Idempotency-Key", "w")], "{}", 200),
+        ("POST", s("/invoices/to-wait/pay"), "/invoices/{id}/pay", &[JSON, WAIT, ("Idempotency-Key", "w")], "{}", 200),
+        ("POST", s("/invoices/to-wait/pay"), "/invoices/{id}/pay", &[JSON, WAIT, ("Idempotency-Key", "w")], "{}", 200),
         ("POST", s("/invoices/held/pay"), "/invoices/{id}/pay", &[("Prefer", "wait=0")], no, 202),
         ("POST", s("/invoices/held/pay"), "/invoices/{id}/pay", &[], no, 200),
         ("POST", s("/invoices/paid/pay"), "/invoices/{id}/pay", &[JSON], "{", 400),
@@ -179,7 +180,7 @@ fn every_answer_is_as_the_document_says() {
         ("POST", resolve("paid"), "/payments/{id}/resolve", &[], "x", 415),
         ("POST", resolve("paid"), "/payments/{id}/resolve", &[JSON], "{}", 422),
         ("GET", s("/events?limit=1000"), "/events", &[], no, 200),
-        ("GET", s("/events?limit=5"), "/events", &[ndjson], no, 200),
+        ("GET", s("/events?limit=5"), "/events", &[LINES], no, 200),
         ("GET", s("/events?after=99999"), "/events", &[], no, 422),
         ("GET", s("/healthz"), "/healthz", &[], no, 200),
         ("GET", s("/readyz"), "/readyz", &[], no, 200),
@@ -211,7 +212,7 @@ fn every_answer_is_as_the_document_says() {
     for (template, path) in document.0["paths"].as_object().unwrap() {
         for method in path.as_object().unwrap().keys() {
             let method = method.to_uppercase();
-            for (header, status) in [(page, 403), (evil, 421)] {
+            for (header, status) in [(PAGE, 403), (EVIL, 421)] {
                 let answer = daemon.tcp.request(&method, template, &[header], b"").unwrap();
                 assert_eq!(answer.status, status, "{method} {template}");
                 keep(&method, template, &answer);
