@@ -416,3 +416,38 @@ impl Fields<'_> {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+
+    /// The figures are from another implementation: `printf … | sha256sum`.
+    #[test]
+    fn the_chain_is_sha_256_over_the_digest_before_and_the_bytes() {
+        let store = StoreId::from_uuid(uuid::Uuid::from_u128(7));
+        let first = first_digest(store);
+        assert_eq!(
+            hex(&first),
+            "c6f71444bb6ae3765e464ba76c6920b7c9c38bff827fe469335d90c308419469"
+        );
+        let second = chain(&first, b"{}");
+        assert_eq!(
+            hex(&second),
+            "c9805ce1aa863e1561f5aad7afc7d07b7c61d7d8fba5ac8c922ff1dcbadde201"
+        );
+        assert_ne!(
+            chain(&second, b"{}"),
+            second,
+            "the digest before is part of it"
+        );
+    }
+}

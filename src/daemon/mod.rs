@@ -9,12 +9,18 @@ mod signals;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use args::{Command, ConfigCommand, PaydArgs};
 
 /// Something is wrong with what was typed or configured.
 const EXIT_USAGE: u8 = 2;
+
+/// The definition of `payd`'s command line, from which man page and completions are generated.
+#[must_use]
+pub fn command() -> clap::Command {
+    PaydArgs::command()
+}
 
 /// The whole of `payd`: arguments in, exit code out.
 #[must_use]

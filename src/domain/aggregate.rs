@@ -126,7 +126,20 @@ impl Aggregate {
         let payment = about.as_deref_mut();
         match (event, payment) {
             (Event::InvoiceCreated(_), _) => return Err(error("the invoice exists")),
-            (Event::PaymentRequested { due_at, cause, .. }, Some(payment)) => {
+            (
+                Event::PaymentRequested {
+                    key,
+                    method,
+                    due_at,
+                    cause,
+                    ..
+                },
+                Some(payment),
+            ) => {
+                // Ambiguity never mints a new key, and every send says the same.
+                if payment.key != *key || payment.method != *method {
+                    return Err(error("its key or method is not the payment's own"));
+                }
                 move_to(payment, PaymentState::Requested, at).map_err(|why| error(&why))?;
                 payment.due_at = *due_at;
                 if *cause == super::Cause::NotReceived {

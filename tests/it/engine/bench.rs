@@ -189,6 +189,22 @@ impl Bench {
         }
     }
 
+    /// A worker's request for work, left with the engine.
+    pub(crate) fn park(
+        &mut self,
+        action: Action,
+    ) -> oneshot::Receiver<Result<Outcome, SubmitError>> {
+        let (reply, answer) = oneshot::channel();
+        let envelope = Envelope {
+            caller: Caller::payd(),
+            action,
+            idempotency: None,
+            reply,
+        };
+        self.engine.as_mut().unwrap().run(vec![envelope]).unwrap();
+        answer
+    }
+
     pub(crate) fn claim_due(&mut self) -> Vec<ChargeRequest> {
         self.claim(Action::ClaimDue { limit: 64 })
     }

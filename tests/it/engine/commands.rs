@@ -115,6 +115,32 @@ fn a_soft_decline_is_followed_by_the_next_payment_in_the_same_commit_until_the_a
 }
 
 #[test]
+fn the_engine_sleeps_until_the_next_due_time_and_then_gives_the_worker_that_waits_its_claim() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    let sent = bench.claim_due().remove(0);
+    bench.settle(&sent, declined(true)).unwrap();
+
+    let mut waiting = bench.park(Action::ClaimDue { limit: 8 });
+    let sleep = bench.engine.as_ref().unwrap().sleep().unwrap();
+    assert!(
+        (1000..2000).contains(&sleep.as_millis()),
+        "half of 2 s is fixed, half drawn: {sleep:?}"
+    );
+    bench.pass(sleep - Duration::from_millis(1));
+    bench.engine.as_mut().unwrap().run(Vec::new()).unwrap();
+    assert!(waiting.try_recv().is_err(), "not a millisecond early");
+    bench.pass(Duration::from_millis(1));
+    bench.engine.as_mut().unwrap().run(Vec::new()).unwrap();
+    assert!(waiting.try_recv().is_ok(), "and not late");
+
+    // Nothing is due, nobody is sent: there is no reason to wake before the lease ends.
+    let sleep = bench.engine.as_ref().unwrap().sleep().unwrap();
+    assert_eq!(sleep, Duration::from_secs(30));
+}
+
+#[test]
 fn an_unknown_outcome_is_looked_up_and_sent_again_under_the_same_key_only_on_proof() {
     let mut bench = Bench::new();
     bench.create("inv-1").unwrap();
