@@ -52,15 +52,27 @@ impl Document {
         validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect()
     }
 
+    /// Every operation: its method, the template of its path, and what is said of it.
+    fn operations(&self) -> Vec<(String, &str, &Value)> {
+        let mut all = Vec::new();
+        for (template, path) in self.0["paths"].as_object().unwrap() {
+            for (method, operation) in path.as_object().unwrap() {
+                // What all operations of a path have in common stands beside them.
+                if method != "parameters" {
+                    all.push((method.to_uppercase(), template.as_str(), operation));
+                }
+            }
+        }
+        all
+    }
+
     /// Every (method, template, status, media type) that it promises.
     fn promised(&self) -> BTreeSet<(String, String, String, String)> {
         let mut all = BTreeSet::new();
-        for (template, path) in self.0["paths"].as_object().unwrap() {
-            for (method, operation) in path.as_object().unwrap() {
-                for (status, response) in operation["responses"].as_object().into_iter().flatten() {
-                    for media in self.resolved(response)["content"].as_object().into_iter().flatten() {
-                        all.insert((method.to_uppercase(), template.clone(), status.clone(), media.0.clone()));
-                    }
+        for (method, template, operation) in self.operations() {
+            for (status, response) in operation["responses"].as_object().unwrap() {
+                for media in self.resolved(response)["content"].as_object().unwrap().keys() {
+                    all.insert((method.clone(), template.to_owned(), status.clone(), media.clone()));
                 }
             }
         }
@@ -209,17 +221,14 @@ fn every_answer_is_as_the_document_says() {
         }
     }
     // What any route answers to a web page, on another host, and by another method.
-    for (template, path) in document.0["paths"].as_object().unwrap() {
-        for method in path.as_object().unwrap().keys() {
-            let method = method.to_uppercase();
-            for (header, status) in [(PAGE, 403), (EVIL, 421)] {
-                let answer = daemon.tcp.request(&method, template, &[header], b"").unwrap();
-                assert_eq!(answer.status, status, "{method} {template}");
-                keep(&method, template, &answer);
-            }
-            let answer = daemon.unix.request("DELETE", template, &[], b"").unwrap();
+    for (method, template, _) in document.operations() {
+        for (header, status) in [(PAGE, 403), (EVIL, 421)] {
+            let answer = daemon.tcp.request(&method, template, &[header], b"").unwrap();
+            assert_eq!(answer.status, status, "{method} {template}");
             keep(&method, template, &answer);
         }
+        let answer = daemon.unix.request("DELETE", template, &[], b"").unwrap();
+        keep(&method, template, &answer);
     }
     let mut sse = daemon.tcp.open("GET", "/events", &[("Accept", "text/event-stream")], b"").unwrap();
     assert_eq!(sse.header("content-type"), Some("text/event-stream"));
@@ -306,14 +315,12 @@ fn the_document_has_every_field_and_every_route() {
         assert_eq!((properties, required), (want.clone(), want), "{name}");
     }
     let mut told = BTreeSet::new();
-    for (template, path) in document.0["paths"].as_object().unwrap() {
-        for (method, operation) in path.as_object().unwrap() {
-            told.insert(format!("{} {template}", method.to_uppercase()));
-            assert!(operation["operationId"].is_string(), "{method} {template}");
-            // There is such a route: whatever it answers, it is not that there is none.
-            let answer = daemon.unix.request(&method.to_uppercase(), template, &[], b"").unwrap();
-            assert!(answer.status != 405 && !answer.text().contains("urn:payd:error:not_found"), "{method} {template}");
-        }
+    for (method, template, operation) in document.operations() {
+        told.insert(format!("{method} {template}"));
+        assert!(operation["operationId"].is_string(), "{method} {template}");
+        // There is such a route: whatever it answers, it is not that there is none.
+        let answer = daemon.unix.request(&method, template, &[], b"").unwrap();
+        assert!(answer.status != 405 && !answer.text().contains("urn:payd:error:not_found"), "{method} {template}");
     }
     let routes: BTreeSet<String> = super::problems::ROUTES
         .iter()

@@ -279,7 +279,7 @@ fn whoever_waits_is_told_when_somebody_else_decides() {
         // One key, so that whoever comes late asks for that payment still, and for no new round.
         let pay = format!("/invoices/{as_}/pay");
         let send = |more: &[(&str, &str)]| {
-            let all = [&[("Idempotency-Key", "k")], more].concat();
+            let all = [&[("Idempotency-Key", as_)], more].concat();
             daemon.unix.post_with(&pay, &all, "")
         };
         let payment = send(&[]);
