@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::call::Call;
 use super::headers::Media;
 use super::idempotency::{self, refused, submit, written};
-use super::invoices::json;
 use super::parse;
-use super::problem::{Reject, both, to_json};
+use super::problem::{Reject, both};
+use super::reply::json;
 use crate::application::ports::Tally;
 use crate::application::request::Action;
 use crate::domain::PaymentState;
@@ -103,7 +103,7 @@ async fn gather(call: &Call) -> Result<Status, Reject> {
 /// `GET /admin/status`.
 pub(super) async fn status(call: Call) -> Result<Response, Reject> {
     call.no_query()?;
-    Ok(json(to_json(&gather(&call).await?)))
+    Ok(json(&gather(&call).await?))
 }
 
 /// `POST /admin/pause`: nothing is sent any more; what is on its way is still answered.

@@ -7,9 +7,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
 use axum::response::Response;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
@@ -18,6 +16,7 @@ use super::call::Call;
 use super::headers::{Media, accepted};
 use super::problem::{Reject, both};
 use super::query::{self, PAGE_DEFAULT, PAGE_MAX, Query};
+use super::reply::json_bytes;
 use super::stream::{self, Gone, Sender};
 use crate::application::ports::{EventQuery, EventSlice};
 use crate::domain::{EventType, InvoiceId};
@@ -78,11 +77,7 @@ fn page_of(events: &[(u64, Vec<u8>)], next: u64) -> Response {
         body.extend_from_slice(event);
     }
     body.extend_from_slice(format!("],\"next\":\"{next}\"}}").as_bytes());
-    let mut response = Response::new(Body::from(body));
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(Media::Json.as_str()));
-    response
+    json_bytes(body)
 }
 
 async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
@@ -308,6 +303,7 @@ fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::HeaderValue;
 
     #[test]
     fn a_query_says_where_to_begin_and_what_to_leave_out() {

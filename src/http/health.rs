@@ -7,8 +7,8 @@ use axum::response::Response;
 
 use super::OPENAPI;
 use super::call::Call;
-use super::invoices::json;
 use super::problem::Reject;
+use super::reply::json_bytes;
 use crate::application::{Counters, Decided};
 
 /// Prometheus's text format.
@@ -17,7 +17,7 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// `GET /healthz`: the process answers.
 pub(super) async fn healthz() -> Response {
-    json(br#"{"status":"ok"}"#.to_vec())
+    json_bytes(br#"{"status":"ok"}"#.to_vec())
 }
 
 /// `GET /readyz`: it takes writes.
@@ -32,7 +32,7 @@ pub(super) async fn readyz(call: Call) -> Result<Response, Reject> {
             "payd's database cannot be written: see that its disk has room and is writable.",
         ));
     }
-    Ok(json(br#"{"status":"ok"}"#.to_vec()))
+    Ok(json_bytes(br#"{"status":"ok"}"#.to_vec()))
 }
 
 /// `GET /metrics`.
@@ -71,7 +71,7 @@ fn exposition(counters: &Counters) -> String {
 
 /// `GET /openapi.json`.
 pub(super) async fn openapi() -> Response {
-    json(OPENAPI.as_bytes().to_vec())
+    json_bytes(OPENAPI.as_bytes().to_vec())
 }
 
 #[cfg(test)]

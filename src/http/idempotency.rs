@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::call::Call;
 use super::headers::Media;
-use super::problem::{PROBLEM_JSON, Reject, to_json};
+use super::problem::{PROBLEM_JSON, Reject};
+use super::reply::to_json;
 use crate::application::request::{Action, Answer, Idempotency, Outcome, Reply};
 use crate::domain::Refusal;
 

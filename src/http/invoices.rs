@@ -1,17 +1,15 @@
 //! `/invoices`: make, list, show, cancel. (A batch is in `batch`, paying in `payments`.)
 
-use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
-use axum::http::{Response, StatusCode};
-use axum::response::Response as HttpResponse;
+use axum::response::Response;
 
 use super::batch;
 use super::call::Call;
 use super::headers::{Media, accepted};
 use super::idempotency::{self, refused, submit, written};
 use super::parse;
-use super::problem::{Reject, both, to_json};
+use super::problem::{Reject, both};
 use super::query::{self, PAGE_DEFAULT, PAGE_MAX, Query};
+use super::reply::{json, json_bytes, to_json};
 use super::stream::{self, Sender};
 use crate::api::{Code, Invoice, InvoicePage};
 use crate::application::ports::{InvoiceQuery, InvoiceRecord};
@@ -21,17 +19,8 @@ use crate::domain::{InvoiceId, InvoiceStatus, Refusal};
 /// Invoices read at a time for a stream: it bounds the stream's memory.
 const STREAM_PAGE: usize = 250;
 
-/// A response with one of the contract's types.
-pub(super) fn json(body: Vec<u8>) -> HttpResponse {
-    let mut response = Response::new(Body::from(body));
-    let kind = HeaderValue::from_static(Media::Json.as_str());
-    response.headers_mut().insert(CONTENT_TYPE, kind);
-    *response.status_mut() = StatusCode::OK;
-    response
-}
-
 /// `POST /invoices`.
-pub(super) async fn create(mut call: Call) -> Result<HttpResponse, Reject> {
+pub(super) async fn create(mut call: Call) -> Result<Response, Reject> {
     let read = call.body(&[Media::Json, Media::Ndjson]).await?;
     if read.media == Media::Ndjson {
         return batch::create(call, read.bytes).await;
@@ -79,12 +68,12 @@ pub(super) fn new_id(call: &Call) -> InvoiceId {
 }
 
 /// `GET /invoices/{id}`.
-pub(super) async fn show(call: Call) -> Result<HttpResponse, Reject> {
+pub(super) async fn show(call: Call) -> Result<Response, Reject> {
     let id = call.invoice_id()?;
     call.no_query()?;
     let record = call.app().read(move |reader| reader.invoice(&id)).await?;
     let record = record.ok_or_else(Reject::no_invoice)?;
-    Ok(json(to_json(&view(&record))))
+    Ok(json(&view(&record)))
 }
 
 fn view(record: &InvoiceRecord) -> Invoice<'_> {
@@ -92,7 +81,7 @@ fn view(record: &InvoiceRecord) -> Invoice<'_> {
 }
 
 /// `GET /invoices`.
-pub(super) async fn list(call: Call) -> Result<HttpResponse, Reject> {
+pub(super) async fn list(call: Call) -> Result<Response, Reject> {
     let media = accepted(&call.parts.headers, &[Media::Json, Media::Ndjson]);
     let streamed = media == Media::Ndjson;
     let limit_max = if streamed { usize::MAX } else { PAGE_MAX };
@@ -119,7 +108,7 @@ pub(super) async fn list(call: Call) -> Result<HttpResponse, Reject> {
             invoices: records.iter().map(view).collect(),
         }))
     });
-    Ok(json(body.await?))
+    Ok(json_bytes(body.await?))
 }
 
 /// A cursor beyond the newest invoice is of another store, or of one before a restore: it would skip
@@ -206,7 +195,7 @@ fn read(query: Option<&str>, limit_max: usize) -> Result<(InvoiceQuery, Option<u
 }
 
 /// `POST /invoices/{id}/cancel`.
-pub(super) async fn cancel(mut call: Call) -> Result<HttpResponse, Reject> {
+pub(super) async fn cancel(mut call: Call) -> Result<Response, Reject> {
     let id = call.invoice_id()?;
     let read = call.body(&[Media::Json]).await?;
     let said = both(call.no_query(), idempotency::key(&call.parts.headers));

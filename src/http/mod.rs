@@ -13,6 +13,7 @@
 //! | `call`, `json`, `parse`, `query`, `headers`, `prefer` | from bytes to types that cannot be wrong |
 //! | `idempotency` | a key, its first answer, and that answer again |
 //! | `problem` | everything that goes wrong |
+//! | `reply` | answers that are simply JSON |
 //! | `stream` | bodies without an end, in constant memory |
 
 mod peers;
@@ -38,6 +39,7 @@ mod query;
 
 mod idempotency;
 mod problem;
+mod reply;
 mod stream;
 
 pub use server::{Listener, serve};

@@ -5,8 +5,8 @@ use axum::response::Response;
 use super::call::Call;
 use super::headers::Media;
 use super::idempotency::{self, refused, submit, written};
-use super::invoices::json;
-use super::problem::{Reject, both, to_json};
+use super::problem::{Reject, both};
+use super::reply::json;
 use super::{parse, prefer, wait};
 use crate::api::{Payment, PaymentPage};
 use crate::application::request::{Action, Answer, PaymentView, Reply};
@@ -61,9 +61,9 @@ pub(super) async fn list(call: Call) -> Result<Response, Reject> {
     let payments = records
         .iter()
         .map(|it| Payment::of(&it.invoice, &it.payment));
-    Ok(json(to_json(&PaymentPage {
+    Ok(json(&PaymentPage {
         payments: payments.collect(),
-    })))
+    }))
 }
 
 /// `GET /payments/{id}`.
@@ -72,10 +72,7 @@ pub(super) async fn show(call: Call) -> Result<Response, Reject> {
     call.no_query()?;
     let record = call.app().read(move |reader| reader.payment(id)).await?;
     let record = record.ok_or_else(Reject::no_payment)?;
-    Ok(json(to_json(&Payment::of(
-        &record.invoice,
-        &record.payment,
-    ))))
+    Ok(json(&Payment::of(&record.invoice, &record.payment)))
 }
 
 /// `POST /payments/{id}/resolve`.

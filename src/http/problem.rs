@@ -10,6 +10,7 @@ use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 
+use super::reply::to_json;
 use crate::api::{Code, FieldError, Problem};
 use crate::application::ports::StoreError;
 use crate::application::request::SubmitError;
@@ -164,12 +165,6 @@ pub(super) fn both<A, B>(a: Result<A, Reject>, b: Result<B, Reject>) -> Result<(
         }
         (Err(reject), Ok(_)) | (Ok(_), Err(reject)) => Err(reject),
     }
-}
-
-/// The bytes of one of the contract's types.
-pub(super) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
-    // Maps with text keys, texts and numbers: there is nothing in them that JSON cannot say.
-    serde_json::to_vec(value).expect("the contract's types are JSON")
 }
 
 impl From<SubmitError> for Reject {
