@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::response::Response;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::call::Call;
@@ -97,6 +97,9 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
             "payd is shutting down. Go on from the same cursor when it is back.",
         ));
     }
+    // Listened to before the first read: what is committed between that read and the first wait
+    // wakes the stream, rather than lie there until the next event.
+    let head = call.app().bus().head();
     // The first read says where the log ends, in the same snapshot as the events.
     let start = last.map_or(start, Start::After);
     query.after = match start {
@@ -116,6 +119,7 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
     query.limit = STREAM_SLICE;
     let follower = Follower {
         call,
+        head,
         media,
         query,
         left: limit.unwrap_or(usize::MAX),
@@ -129,6 +133,7 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
 /// A stream under way.
 struct Follower {
     call: Call,
+    head: watch::Receiver<u64>,
     media: Media,
     query: EventQuery,
     left: usize,
@@ -145,15 +150,14 @@ impl Follower {
 
     async fn pump(&mut self, first: EventSlice, sender: &Sender) -> Result<(), Gone> {
         let shutdown = self.call.shared.shutdown.clone();
-        let mut head = self.call.app().bus().head();
         let mut slice = Some(first);
         let mut quiet_until = Instant::now() + HEARTBEAT;
         loop {
-            // Marked as seen before the log is read: what comes after that wakes.
-            head.mark_unchanged();
             let mut slice = match slice.take() {
                 Some(slice) => slice,
                 None => {
+                    // Marked as seen before the log is read: what comes after that wakes.
+                    self.head.mark_unchanged();
                     let query = self.query.clone();
                     let read = self.call.app().read(move |reader| reader.events(&query));
                     read.await.map_err(|error| {
@@ -179,12 +183,11 @@ impl Follower {
             if more && !shutdown.is_cancelled() {
                 continue;
             }
-            // A head that moved while the first slice was read is seen by reading once more.
             loop {
                 tokio::select! {
                     biased;
                     () = shutdown.cancelled() => return Ok(()),
-                    changed = head.changed() => {
+                    changed = self.head.changed() => {
                         if changed.is_err() {
                             return Ok(());
                         }
