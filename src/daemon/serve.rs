@@ -421,7 +421,7 @@ fn banner(urls: &[String], places: &Places) -> String {
         } else {
             "no token is asked for yet: every user of this machine may use it"
         };
-        text.push_str(&format!("  listening on {url}  ({who})\n"));
+        text.push_str(&format!("  listening on {url}\n    {who}\n"));
     }
     text.push_str("The gateway is a simulator: it moves no money. Try, in another terminal:\n");
     // payctl finds the usual places by itself.

@@ -20,16 +20,32 @@ fn one_bad_line_hurts_no_other() {
         (b"\xff", 400, "malformed_request"),
         (br#"{"id":"b","amount":"1"}"#, 422, "invalid_request"),
         (br#"{"id":"b","amount":1,"x":1}"#, 422, "invalid_request"),
-        (br#"{"id":"b","amount":1,"amount":1}"#, 422, "invalid_request"),
+        (
+            br#"{"id":"b","amount":1,"amount":1}"#,
+            422,
+            "invalid_request",
+        ),
         (br#"{"id":"..","amount":1}"#, 422, "invalid_request"),
         (br#"[{"id":"b","amount":1}]"#, 422, "invalid_request"),
-        (br#"{"id":"b","amount":1}{"id":"c","amount":1}"#, 400, "malformed_request"),
+        (
+            br#"{"id":"b","amount":1}{"id":"c","amount":1}"#,
+            400,
+            "malformed_request",
+        ),
         (big.as_bytes(), 422, "invalid_request"),
-        (br#"{"id":"paid","amount":1000,"payment_method":"sim:approve"}"#, 200, "paid"),
+        (
+            br#"{"id":"paid","amount":1000,"payment_method":"sim:approve"}"#,
+            200,
+            "paid",
+        ),
         (b"  {\"id\" : \"b\", \"amount\" : 7}\r", 201, "b"),
         (br#"{"id":"c","amount":3,"currency":"EUR"}"#, 201, "c"),
     ];
-    let body: Vec<u8> = rows.iter().map(|(line, ..)| *line).collect::<Vec<_>>().join(&b'\n');
+    let body: Vec<u8> = rows
+        .iter()
+        .map(|(line, ..)| *line)
+        .collect::<Vec<_>>()
+        .join(&b'\n');
     let answer = post_bytes(&daemon.tcp, "/invoices", &[NDJSON], &body);
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
@@ -61,15 +77,24 @@ fn one_bad_line_hurts_no_other() {
 #[test]
 fn sent_again_it_is_harmless() {
     let daemon = Daemon::start();
-    let lines: Vec<String> = (0..500).map(|n| format!(r#"{{"id":"inv-{n}","amount":{}}}"#, n + 1)).collect();
+    let lines: Vec<String> = (0..500)
+        .map(|n| format!(r#"{{"id":"inv-{n}","amount":{}}}"#, n + 1))
+        .collect();
     let body = lines.join("\n") + "\n";
     let send = || daemon.unix.post_with("/invoices", &[NDJSON], &body);
     let (first, second) = (send().lines(), send().lines());
     assert_eq!((first.len(), second.len()), (500, 500));
     for (n, (first, second)) in first.iter().zip(&second).enumerate() {
-        assert_eq!((&first["status"], &second["status"]), (&json!(201), &json!(200)));
+        assert_eq!(
+            (&first["status"], &second["status"]),
+            (&json!(201), &json!(200))
+        );
         assert_eq!(first["invoice"], second["invoice"]);
-        assert_eq!(first["invoice"]["id"], format!("inv-{n}"), "the order is that of the lines");
+        assert_eq!(
+            first["invoice"]["id"],
+            format!("inv-{n}"),
+            "the order is that of the lines"
+        );
     }
     assert_eq!(daemon.events().len(), 500);
 }
@@ -77,9 +102,14 @@ fn sent_again_it_is_harmless() {
 #[test]
 fn without_an_id_each_line_gets_one_of_its_own() {
     let daemon = Daemon::start();
-    let answer = daemon.unix.post_with("/invoices", &[NDJSON], &"{\"amount\":5}\n".repeat(100));
-    let ids: std::collections::BTreeSet<String> =
-        answer.lines().iter().map(|line| line["invoice"]["id"].as_str().unwrap().to_owned()).collect();
+    let answer = daemon
+        .unix
+        .post_with("/invoices", &[NDJSON], &"{\"amount\":5}\n".repeat(100));
+    let ids: std::collections::BTreeSet<String> = answer
+        .lines()
+        .iter()
+        .map(|line| line["invoice"]["id"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(ids.len(), 100);
     assert!(ids.iter().all(|id| id.starts_with("inv_")));
 }
@@ -88,7 +118,9 @@ fn without_an_id_each_line_gets_one_of_its_own() {
 fn a_batch_has_at_most_a_thousand_lines_and_one_mib() {
     let daemon = Daemon::start();
     let lines = |n: usize, end: &str| {
-        let all: Vec<String> = (0..n).map(|n| format!(r#"{{"id":"inv-{n}","amount":1}}"#)).collect();
+        let all: Vec<String> = (0..n)
+            .map(|n| format!(r#"{{"id":"inv-{n}","amount":1}}"#))
+            .collect();
         all.join("\n") + end
     };
     for (_, host) in daemon.hosts() {
@@ -96,7 +128,9 @@ fn a_batch_has_at_most_a_thousand_lines_and_one_mib() {
         assert_problem(&over, 413, "body_too_large", &[]);
     }
     assert!(daemon.events().is_empty(), "nothing has happened");
-    let most = daemon.unix.post_with("/invoices", &[NDJSON], &lines(1000, "\n"));
+    let most = daemon
+        .unix
+        .post_with("/invoices", &[NDJSON], &lines(1000, "\n"));
     assert!(most.lines().iter().all(|line| line["status"] == 201));
 
     // Invoices of two kilobytes each.
@@ -109,7 +143,12 @@ fn a_batch_has_at_most_a_thousand_lines_and_one_mib() {
     let chunks = ("Transfer-Encoding", "chunked");
     for (size, status) in [(1024 * 1024, 200), (1024 * 1024 + 1, 413), (3_000_000, 413)] {
         let said = post_bytes(&daemon.tcp, "/invoices", &[NDJSON], &sized(size));
-        let counted = post_bytes(&daemon.unix, "/invoices", &[NDJSON, chunks], &chunked(&sized(size)));
+        let counted = post_bytes(
+            &daemon.unix,
+            "/invoices",
+            &[NDJSON, chunks],
+            &chunked(&sized(size)),
+        );
         for answer in [said, counted] {
             assert_eq!(answer.status, status, "{size}");
             if status == 413 {
@@ -126,7 +165,11 @@ fn a_batch_of_nothing_is_none() {
         let answer = post_bytes(&daemon.unix, "/invoices", &[NDJSON], body);
         assert_problem(&answer, 400, "malformed_request", &[]);
     }
-    for path in ["/invoices/inv-1/pay", "/invoices/inv-1/cancel", "/admin/pause"] {
+    for path in [
+        "/invoices/inv-1/pay",
+        "/invoices/inv-1/cancel",
+        "/admin/pause",
+    ] {
         let answer = post_bytes(&daemon.unix, path, &[NDJSON], b"{}\n");
         assert_problem(&answer, 415, "unsupported_media_type", &[]);
     }

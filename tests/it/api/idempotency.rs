@@ -40,9 +40,15 @@ fn every_post_gives_its_first_answer_again() {
     until_payment(&daemon, "held", "UNKNOWN");
     make(&daemon, "to-pay", "sim:approve");
     make(&daemon, "canceled", "sim:approve");
-    daemon.unix.post("/invoices/canceled/cancel", "").expect(200);
+    daemon
+        .unix
+        .post("/invoices/canceled/cancel", "")
+        .expect(200);
     let resolve = format!("/payments/{}/resolve", unknown["id"].as_str().unwrap());
-    let resolve_paid = format!("/payments/{}/resolve", payments(&daemon, "paid")[0]["id"].as_str().unwrap());
+    let resolve_paid = format!(
+        "/payments/{}/resolve",
+        payments(&daemon, "paid")[0]["id"].as_str().unwrap()
+    );
 
     // path, body, status
     #[rustfmt::skip]
@@ -64,7 +70,8 @@ fn every_post_gives_its_first_answer_again() {
     ];
     let send = |daemon: &Daemon| -> Vec<Answer> {
         let all = rows.iter().enumerate();
-        all.map(|(n, (path, body, _))| keyed(&daemon.unix, &format!("key {n} !~"), path, body)).collect()
+        all.map(|(n, (path, body, _))| keyed(&daemon.unix, &format!("key {n} !~"), path, body))
+            .collect()
     };
     let first = send(&daemon);
     for ((path, body, status), answer) in rows.iter().zip(&first) {
@@ -89,11 +96,27 @@ fn every_post_gives_its_first_answer_again() {
 fn a_batch_is_replayed_with_its_bad_lines() {
     let daemon = Daemon::start();
     let body = "{\"amount\":1}\nnope\n{\"id\":\"a\",\"amount\":0}\n{\"id\":\"a\",\"amount\":2}\n";
-    let send = |body: &str| daemon.tcp.post_with("/invoices", &[NDJSON, ("Idempotency-Key", "k")], body);
+    let send = |body: &str| {
+        daemon
+            .tcp
+            .post_with("/invoices", &[NDJSON, ("Idempotency-Key", "k")], body)
+    };
     let first = send(body);
-    assert_eq!(first.lines().iter().map(|it| it["status"].as_u64().unwrap()).collect::<Vec<_>>(), [201, 400, 422, 201]);
+    assert_eq!(
+        first
+            .lines()
+            .iter()
+            .map(|it| it["status"].as_u64().unwrap())
+            .collect::<Vec<_>>(),
+        [201, 400, 422, 201]
+    );
     assert_replay(&first, &send(body));
-    assert_problem(&send(&body.replace("nope", "NOPE")), 422, "idempotency_key_reused", &[]);
+    assert_problem(
+        &send(&body.replace("nope", "NOPE")),
+        422,
+        "idempotency_key_reused",
+        &[],
+    );
     assert_eq!(daemon.events().len(), 2);
 }
 
@@ -129,12 +152,19 @@ fn the_same_key_for_another_request_is_refused() {
     // The payment of inv-1 may have been decided meanwhile.
     assert!(daemon.events().len() - before <= 1, "nothing has happened");
     assert_eq!(daemon.invoice("inv-2")["status"], "PENDING");
-    assert_eq!(daemon.unix.get("/admin/status").expect(200)["paused"], false);
+    assert_eq!(
+        daemon.unix.get("/admin/status").expect(200)["paused"],
+        false
+    );
     // Keys are told apart by every byte.
     for key in ["Create", "create ", "create2"] {
         let answer = keyed(&daemon.unix, key, "/invoices", r#"{"amount":6}"#);
         // Blanks around a header's value are none of its own (RFC 9110, section 5.5).
-        assert_eq!(answer.status, if key.ends_with(' ') { 422 } else { 201 }, "{key}");
+        assert_eq!(
+            answer.status,
+            if key.ends_with(' ') { 422 } else { 201 },
+            "{key}"
+        );
     }
 }
 
@@ -143,10 +173,27 @@ fn a_key_belongs_to_its_actor() {
     let daemon = Daemon::start();
     let unix = keyed(&daemon.unix, "k", "/invoices", r#"{"amount":5}"#);
     let tcp = keyed(&daemon.tcp, "k", "/invoices", r#"{"amount":6}"#);
-    assert_eq!((unix.expect(201)["amount"].clone(), tcp.expect(201)["amount"].clone()), (json!(5), json!(6)));
-    assert_replay(&unix, &keyed(&daemon.unix, "k", "/invoices", r#"{"amount":5}"#));
-    assert_replay(&tcp, &keyed(&daemon.tcp, "k", "/invoices", r#"{"amount":6}"#));
-    assert_problem(&keyed(&daemon.unix, "k", "/invoices", r#"{"amount":6}"#), 422, "idempotency_key_reused", &[]);
+    assert_eq!(
+        (
+            unix.expect(201)["amount"].clone(),
+            tcp.expect(201)["amount"].clone()
+        ),
+        (json!(5), json!(6))
+    );
+    assert_replay(
+        &unix,
+        &keyed(&daemon.unix, "k", "/invoices", r#"{"amount":5}"#),
+    );
+    assert_replay(
+        &tcp,
+        &keyed(&daemon.tcp, "k", "/invoices", r#"{"amount":6}"#),
+    );
+    assert_problem(
+        &keyed(&daemon.unix, "k", "/invoices", r#"{"amount":6}"#),
+        422,
+        "idempotency_key_reused",
+        &[],
+    );
 }
 
 #[test]
@@ -165,7 +212,10 @@ fn what_was_not_done_is_not_kept() {
         let key = format!("key-{n}");
         let bad = keyed(&daemon.tcp, &key, path, body);
         assert_eq!(bad.status, *status, "{path} {body}");
-        assert_eq!(keyed(&daemon.tcp, &key, path, body).header("idempotent-replayed"), None);
+        assert_eq!(
+            keyed(&daemon.tcp, &key, path, body).header("idempotent-replayed"),
+            None
+        );
         keyed(&daemon.tcp, &key, good_path, good).expect(201);
     }
     // Not there, then made, then there: the same request, and another answer.
@@ -179,9 +229,19 @@ fn what_was_not_done_is_not_kept() {
 fn a_conflict_is_kept() {
     let daemon = Daemon::start();
     make(&daemon, "inv-1", "sim:approve");
-    let conflict = keyed(&daemon.tcp, "k", "/invoices", r#"{"id":"inv-1","amount":7}"#);
+    let conflict = keyed(
+        &daemon.tcp,
+        "k",
+        "/invoices",
+        r#"{"id":"inv-1","amount":7}"#,
+    );
     assert_problem(&conflict, 409, "invoice_exists", &[]);
-    let again = keyed(&daemon.tcp, "k", "/invoices", r#"{"id":"inv-1","amount":7}"#);
+    let again = keyed(
+        &daemon.tcp,
+        "k",
+        "/invoices",
+        r#"{"id":"inv-1","amount":7}"#,
+    );
     assert_problem(&again, 409, "invoice_exists", &[]);
     assert_replay(&conflict, &again);
 }
@@ -198,26 +258,46 @@ fn a_key_is_1_to_255_printable_ascii_given_once() {
             assert_problem(&answer, 422, "invalid_request", &["Idempotency-Key"]);
         }
         let twice = [JSON, ("Idempotency-Key", "a"), ("Idempotency-Key", "a")];
-        assert_problem(&post_bytes(host, "/invoices", &twice, body), 422, "invalid_request", &["Idempotency-Key"]);
+        assert_problem(
+            &post_bytes(host, "/invoices", &twice, body),
+            422,
+            "invalid_request",
+            &["Idempotency-Key"],
+        );
         // With what else is wrong, at once.
         let both = keyed(host, &long, "/invoices", r#"{"amount":0}"#);
-        assert_problem(&both, 422, "invalid_request", &["Idempotency-Key", "amount"]);
+        assert_problem(
+            &both,
+            422,
+            "invalid_request",
+            &["Idempotency-Key", "amount"],
+        );
         for good in ["k", &long[1..], "a b", "\"quoted\"", "{~}!#,;="] {
             post_bytes(host, "/invoices", &[JSON, ("idempotency-key", good)], body).expect(201);
         }
     }
     // Every POST looks at it.
     make(&daemon, "inv-1", "sim:approve");
-    for path in ["/invoices/inv-1/pay", "/invoices/inv-1/cancel", "/admin/pause"] {
-        assert_problem(&keyed(&daemon.unix, &long, path, ""), 422, "invalid_request", &["Idempotency-Key"]);
+    for path in [
+        "/invoices/inv-1/pay",
+        "/invoices/inv-1/cancel",
+        "/admin/pause",
+    ] {
+        assert_problem(
+            &keyed(&daemon.unix, &long, path, ""),
+            422,
+            "invalid_request",
+            &["Idempotency-Key"],
+        );
     }
 }
 
 #[test]
 fn without_a_key_every_request_is_its_own() {
     let daemon = Daemon::start();
-    let ids: std::collections::BTreeSet<String> =
-        (0..3).map(|_| daemon.tcp.post("/invoices", r#"{"amount":1}"#).expect(201)["id"].to_string()).collect();
+    let ids: std::collections::BTreeSet<String> = (0..3)
+        .map(|_| daemon.tcp.post("/invoices", r#"{"amount":1}"#).expect(201)["id"].to_string())
+        .collect();
     assert_eq!(ids.len(), 3);
 }
 
@@ -235,7 +315,10 @@ fn a_replay_of_pay_is_the_answer_before_any_waiting() {
     let kept = send(&[]);
     assert_eq!(kept.expect(202)["status"], "REQUESTED");
     assert_eq!(kept.header("idempotent-replayed"), Some("true"));
-    assert_eq!(kept.header("location"), Some(format!("/payments/{}", waited.json()["id"].as_str().unwrap()).as_str()));
+    assert_eq!(
+        kept.header("location"),
+        Some(format!("/payments/{}", waited.json()["id"].as_str().unwrap()).as_str())
+    );
     assert_eq!(send(&[]).text(), kept.text());
     // And with waiting it is that same payment as it now stands.
     let again = send(&[("Prefer", "wait=60")]);
@@ -254,7 +337,10 @@ fn a_replay_that_waits_waits_for_the_same_payment() {
     };
     let first = send(&[("Prefer", "wait=60")]).expect(200);
     assert_eq!(first["status"], "FAILED");
-    let second = daemon.tcp.post("/invoices/inv-1/pay", r#"{"payment_method":"sim:timeout"}"#).expect(202);
+    let second = daemon
+        .tcp
+        .post("/invoices/inv-1/pay", r#"{"payment_method":"sim:timeout"}"#)
+        .expect(202);
     until_payment(&daemon, "inv-1", "UNKNOWN");
     let replay = send(&[("Prefer", "wait=60")]);
     assert_eq!(replay.expect(200), first, "not the second, which is open");
@@ -273,7 +359,10 @@ fn a_replay_that_waits_waits_for_the_same_payment() {
     let path = format!("/payments/{}/resolve", second["id"].as_str().unwrap());
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| keyed_second("wait=60"));
-        daemon.unix.post(&path, r#"{"as":"succeeded","reason":"x"}"#).expect(200);
+        daemon
+            .unix
+            .post(&path, r#"{"as":"succeeded","reason":"x"}"#)
+            .expect(200);
         assert_eq!(waiting.join().unwrap().expect(200)["status"], "SUCCEEDED");
     });
 }
@@ -282,7 +371,10 @@ fn a_replay_that_waits_waits_for_the_same_payment() {
 fn at_the_same_time_it_happens_once_whatever_the_route() {
     const CLIENTS: usize = 20;
     let daemon = Daemon::start();
-    for (n, path) in ["/invoices", "/invoices/inv/pay", "/invoices/inv/cancel"].iter().enumerate() {
+    for (n, path) in ["/invoices", "/invoices/inv/pay", "/invoices/inv/cancel"]
+        .iter()
+        .enumerate()
+    {
         if n == 1 {
             make(&daemon, "inv", "sim:decline");
         }
@@ -306,7 +398,9 @@ fn at_the_same_time_it_happens_once_whatever_the_route() {
             }
         }
         assert_eq!(bodies.len(), 1, "{path}: one answer, byte for byte");
-        let fresh = answers.iter().filter(|it| it.status < 300 && it.header("idempotent-replayed").is_none());
+        let fresh = answers
+            .iter()
+            .filter(|it| it.status < 300 && it.header("idempotent-replayed").is_none());
         assert_eq!(fresh.count(), 1, "{path}");
     }
 }

@@ -158,7 +158,9 @@ fn amounts_are_whole_numbers_of_minor_units() {
             }
         }
     }
-    for broken in ["01", "+1", ".5", "1.", "0x10", "1_000", "NaN", "Infinity", ""] {
+    for broken in [
+        "01", "+1", ".5", "1.", "0x10", "1_000", "NaN", "Infinity", "",
+    ] {
         let answer = daemon
             .unix
             .post("/invoices", &format!(r#"{{"amount":{broken}}}"#));
@@ -174,9 +176,13 @@ fn a_bad_body_is_told_what_is_wrong_with_it() {
         format!(r#"{{"amount":1,"metadata":{{{}}}}}"#, all.join(","))
     };
     let id = |id: &str| json!({"id": id, "amount": 1}).to_string();
-    let deep = |open: &str, close: &str, n: usize| format!("{}1{}", open.repeat(n), close.repeat(n));
+    let deep =
+        |open: &str, close: &str, n: usize| format!("{}1{}", open.repeat(n), close.repeat(n));
     let deep_field = format!(r#"{{"amount":{}}}"#, deep("[", "]", 20_000));
-    let deep_map = format!(r#"{{"amount":1,"metadata":{}}}"#, deep(r#"{"a":"#, "}", 10_000));
+    let deep_map = format!(
+        r#"{{"amount":1,"metadata":{}}}"#,
+        deep(r#"{"a":"#, "}", 10_000)
+    );
     let text = |field: &str, n: usize| json!({"amount": 1, field: "x".repeat(n)}).to_string();
 
     // What is not JSON: 400, and no field can be at fault.
@@ -276,7 +282,12 @@ fn a_bad_body_is_told_what_is_wrong_with_it() {
     for (body, fields) in rows {
         for (transport, host) in daemon.hosts() {
             let answer = host.post("/invoices", body);
-            assert_eq!(answer.status, 422, "{transport} {body:.60}: {}", answer.text());
+            assert_eq!(
+                answer.status,
+                422,
+                "{transport} {body:.60}: {}",
+                answer.text()
+            );
             assert_problem(&answer, 422, "invalid_request", fields);
         }
     }
@@ -325,7 +336,10 @@ fn a_body_is_of_a_type_that_the_route_takes() {
     // the content type of a good invoice, and the status
     let rows = [
         (vec![JSON], 201),
-        (vec![("Content-Type", "application/json; charset=utf-8")], 201),
+        (
+            vec![("Content-Type", "application/json; charset=utf-8")],
+            201,
+        ),
         (vec![("Content-Type", "APPLICATION/JSON")], 201),
         (vec![], 415),
         (vec![("Content-Type", "")], 415),
@@ -333,9 +347,18 @@ fn a_body_is_of_a_type_that_the_route_takes() {
         (vec![("Content-Type", "application/xml")], 415),
         (vec![("Content-Type", "application/jsonp")], 415),
         (vec![("Content-Type", "application/json-patch+json")], 415),
-        (vec![("Content-Type", "application/x-www-form-urlencoded")], 415),
-        (vec![("Content-Type", "multipart/form-data; boundary=x")], 415),
-        (vec![("Content-Type", "application/json; charset=utf-16")], 415),
+        (
+            vec![("Content-Type", "application/x-www-form-urlencoded")],
+            415,
+        ),
+        (
+            vec![("Content-Type", "multipart/form-data; boundary=x")],
+            415,
+        ),
+        (
+            vec![("Content-Type", "application/json; charset=utf-16")],
+            415,
+        ),
         (vec![JSON, ("Content-Encoding", "gzip")], 415),
     ];
     for (_, host) in daemon.hosts() {
@@ -401,7 +424,11 @@ fn what_takes_no_query_says_so() {
         ("POST", "/invoices/inv-1/pay".to_owned(), ""),
         ("POST", "/invoices/inv-1/cancel".to_owned(), ""),
         ("GET", format!("/payments/{payment}"), ""),
-        ("POST", format!("/payments/{payment}/resolve"), r#"{"as":"failed","reason":"x"}"#),
+        (
+            "POST",
+            format!("/payments/{payment}/resolve"),
+            r#"{"as":"failed","reason":"x"}"#,
+        ),
         ("GET", "/admin/status".to_owned(), ""),
         ("POST", "/admin/pause".to_owned(), ""),
     ];

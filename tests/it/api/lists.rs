@@ -10,15 +10,23 @@ use crate::support::http::Host;
 fn many(daemon: &Daemon, count: usize) -> Vec<String> {
     let ids: Vec<String> = (0..count).map(|n| format!("inv-{n}")).collect();
     for some in ids.chunks(1000) {
-        let lines: Vec<_> = some.iter().map(|id| format!(r#"{{"id":"{id}","amount":1}}"#)).collect();
-        let answer = daemon.unix.post_with("/invoices", &[NDJSON], &lines.join("\n"));
+        let lines: Vec<_> = some
+            .iter()
+            .map(|id| format!(r#"{{"id":"{id}","amount":1}}"#))
+            .collect();
+        let answer = daemon
+            .unix
+            .post_with("/invoices", &[NDJSON], &lines.join("\n"));
         assert!(answer.lines().iter().all(|it| it["status"] == 201));
     }
     ids
 }
 
 fn ids(invoices: &[Value]) -> Vec<String> {
-    invoices.iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect()
+    invoices
+        .iter()
+        .map(|it| it["id"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// All pages of a query, from one `next` to the other. Every page but the last is full.
@@ -26,7 +34,9 @@ fn walk(host: &Host, query: &str, limit: usize) -> Vec<Value> {
     let mut all = Vec::new();
     let mut after = String::new();
     loop {
-        let page = host.get(&format!("/invoices?limit={limit}{query}{after}")).expect(200);
+        let page = host
+            .get(&format!("/invoices?limit={limit}{query}{after}"))
+            .expect(200);
         assert_fields(&page, "invoices next");
         let invoices = page["invoices"].as_array().unwrap();
         all.extend(invoices.iter().cloned());
@@ -53,12 +63,30 @@ fn pages_have_every_invoice_once_in_both_orders() {
             assert_fields(invoice, INVOICE);
         }
         let newest_first: Vec<_> = oldest_first.iter().rev().cloned().collect();
-        assert_eq!(ids(&walk(host, "&order=desc", limit)), newest_first, "{limit}");
-        assert_eq!(ids(&walk(host, "", limit)), newest_first, "{limit}: newest first unless said");
+        assert_eq!(
+            ids(&walk(host, "&order=desc", limit)),
+            newest_first,
+            "{limit}"
+        );
+        assert_eq!(
+            ids(&walk(host, "", limit)),
+            newest_first,
+            "{limit}: newest first unless said"
+        );
     }
     let page = daemon.unix.get("/invoices").expect(200);
-    assert_eq!(page["invoices"].as_array().unwrap().len(), 100, "a page has 100 unless said");
-    assert_eq!(daemon.unix.get("/invoices?limit=1000").expect(200)["invoices"].as_array().unwrap().len(), 1000);
+    assert_eq!(
+        page["invoices"].as_array().unwrap().len(),
+        100,
+        "a page has 100 unless said"
+    );
+    assert_eq!(
+        daemon.unix.get("/invoices?limit=1000").expect(200)["invoices"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1000
+    );
 }
 
 #[test]
@@ -69,7 +97,10 @@ fn the_last_page_says_so_also_where_it_is_full() {
     many(&daemon, 4);
     for (limit, more) in [(3, true), (4, false), (5, false)] {
         for order in ["asc", "desc"] {
-            let page = daemon.tcp.get(&format!("/invoices?limit={limit}&order={order}")).expect(200);
+            let page = daemon
+                .tcp
+                .get(&format!("/invoices?limit={limit}&order={order}"))
+                .expect(200);
             assert_eq!(page["next"].is_string(), more, "{limit} {order}");
         }
     }
@@ -79,7 +110,12 @@ fn the_last_page_says_so_also_where_it_is_full() {
 fn what_comes_while_one_pages_is_seen_in_ascending_order_and_disturbs_no_other() {
     let daemon = Daemon::start();
     let before = many(&daemon, 10);
-    let page = |query: &str| daemon.unix.get(&format!("/invoices?limit=5{query}")).expect(200);
+    let page = |query: &str| {
+        daemon
+            .unix
+            .get(&format!("/invoices?limit=5{query}"))
+            .expect(200)
+    };
     let (up, down) = (page("&order=asc"), page("&order=desc"));
     make(&daemon, "late", "sim:approve");
     let next = |page: &Value| format!("&after={}", page["next"].as_str().unwrap());
@@ -102,7 +138,10 @@ fn a_status_lists_its_own() {
         daemon.until_invoice(&format!("FAILED-{n}"), "FAILED");
         make_and_pay(&daemon, &format!("PROCESSING-{n}"), "sim:timeout");
         make(&daemon, &format!("CANCELED-{n}"), "sim:approve");
-        daemon.unix.post(&format!("/invoices/CANCELED-{n}/cancel"), "").expect(200);
+        daemon
+            .unix
+            .post(&format!("/invoices/CANCELED-{n}/cancel"), "")
+            .expect(200);
     }
     for status in ["PENDING", "PROCESSING", "PAID", "FAILED", "CANCELED"] {
         for limit in [1, 2, 100] {
@@ -112,7 +151,11 @@ fn a_status_lists_its_own() {
             assert!(all.iter().all(|it| it["status"] == status));
         }
         let accept = [("Accept", "application/x-ndjson")];
-        let lines = daemon.unix.request("GET", &format!("/invoices?status={status}"), &accept, b"").unwrap().lines();
+        let lines = daemon
+            .unix
+            .request("GET", &format!("/invoices?status={status}"), &accept, b"")
+            .unwrap()
+            .lines();
         assert_eq!(lines.len(), 3);
     }
 }
@@ -122,7 +165,9 @@ fn the_export_has_all_that_match_one_a_line() {
     let daemon = Daemon::start();
     let accept = [("Accept", "application/x-ndjson")];
     let export = |host: &Host, query: &str| {
-        let answer = host.request("GET", &format!("/invoices{query}"), &accept, b"").unwrap();
+        let answer = host
+            .request("GET", &format!("/invoices{query}"), &accept, b"")
+            .unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(answer.header("content-type"), Some("application/x-ndjson"));
         answer
@@ -138,7 +183,10 @@ fn the_export_has_all_that_match_one_a_line() {
     }
     // It goes on from a cursor like a page does.
     let page = daemon.unix.get("/invoices?order=asc&limit=700").expect(200);
-    let rest = export(&daemon.tcp, &format!("?order=asc&after={}", page["next"].as_str().unwrap()));
+    let rest = export(
+        &daemon.tcp,
+        &format!("?order=asc&after={}", page["next"].as_str().unwrap()),
+    );
     assert_eq!(ids(&rest.lines()), oldest_first[700..]);
 }
 
@@ -185,7 +233,9 @@ fn a_bad_query_names_what_is_wrong() {
             assert_eq!(answer.status, 422, "{query}: {}", answer.text());
             assert_problem(&answer, 422, "invalid_request", fields);
             let accept = [("Accept", "application/x-ndjson")];
-            let stream = host.request("GET", &format!("/invoices?{query}"), &accept, b"").unwrap();
+            let stream = host
+                .request("GET", &format!("/invoices?{query}"), &accept, b"")
+                .unwrap();
             // A stream has no largest page.
             if !query.starts_with("limit=1001") && !query.starts_with("limit=999") {
                 assert_eq!(stream.status, 422, "{query}");
@@ -193,7 +243,13 @@ fn a_bad_query_names_what_is_wrong() {
             }
         }
     }
-    assert_eq!(daemon.unix.get("/invoices?after=0&order=asc").expect(200)["invoices"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        daemon.unix.get("/invoices?after=0&order=asc").expect(200)["invoices"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
 }
 
 #[test]
@@ -207,7 +263,10 @@ fn what_is_accepted_decides_what_is_given() {
         ("application/x-ndjson, */*;q=0.1", "application/x-ndjson"),
         ("text/html", "application/json"),
     ] {
-        let answer = daemon.unix.request("GET", "/invoices", &[("Accept", accept)], b"").unwrap();
+        let answer = daemon
+            .unix
+            .request("GET", "/invoices", &[("Accept", accept)], b"")
+            .unwrap();
         assert_eq!(answer.header("content-type"), Some(want), "{accept}");
     }
 }

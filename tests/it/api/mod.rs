@@ -78,10 +78,7 @@ fn assert_time(value: &Value) {
 /// An invoice to be paid with this method.
 fn make(daemon: &Daemon, id: &str, method: &str) {
     let body = json!({"id": id, "amount": 1000, "payment_method": method});
-    daemon
-        .unix
-        .post("/invoices", &body.to_string())
-        .expect(201);
+    daemon.unix.post("/invoices", &body.to_string()).expect(201);
 }
 
 /// The same, and asks for it to be paid: the payment as it was requested.
@@ -143,7 +140,10 @@ fn story(daemon: &Daemon, id: &str) -> Vec<Value> {
 
 /// Their types.
 fn types(events: &[Value]) -> Vec<&str> {
-    events.iter().map(|it| it["type"].as_str().unwrap()).collect()
+    events
+        .iter()
+        .map(|it| it["type"].as_str().unwrap())
+        .collect()
 }
 
 /// The fields that a problem names, in no order.
@@ -160,10 +160,7 @@ fn fields_of(problem: &Value) -> BTreeSet<&str> {
 fn assert_problem(answer: &Answer, status: u16, code: &str, fields: &[&str]) {
     let problem = answer.problem(status, code);
     let errors = if fields.is_empty() { "" } else { "errors" };
-    assert_fields(
-        &problem,
-        &format!("type title status detail code {errors}"),
-    );
+    assert_fields(&problem, &format!("type title status detail code {errors}"));
     assert_eq!(fields_of(&problem), fields.iter().copied().collect());
     for error in problem["errors"].as_array().into_iter().flatten() {
         assert_fields(error, "field message");

@@ -30,14 +30,20 @@ impl Document {
     /// What a reference points to, or the value itself.
     fn resolved<'v>(&'v self, value: &'v Value) -> &'v Value {
         match value["$ref"].as_str() {
-            Some(to) => self.0.pointer(to.strip_prefix('#').unwrap()).unwrap_or_else(|| panic!("{to}")),
+            Some(to) => self
+                .0
+                .pointer(to.strip_prefix('#').unwrap())
+                .unwrap_or_else(|| panic!("{to}")),
             None => value,
         }
     }
 
     fn operation(&self, method: &str, template: &str) -> &Value {
         let operation = &self.0["paths"][template][method.to_lowercase()];
-        assert!(operation.is_object(), "{method} {template} is not in the document");
+        assert!(
+            operation.is_object(),
+            "{method} {template} is not in the document"
+        );
         operation
     }
 
@@ -48,8 +54,14 @@ impl Document {
             "components": self.0["components"],
             "allOf": [schema],
         });
-        let validator = jsonschema::options().should_validate_formats(true).build(&whole).unwrap();
-        validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect()
+        let validator = jsonschema::options()
+            .should_validate_formats(true)
+            .build(&whole)
+            .unwrap();
+        validator
+            .iter_errors(value)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect()
     }
 
     /// Every operation: its method, the template of its path, and what is said of it.
@@ -71,8 +83,17 @@ impl Document {
         let mut all = BTreeSet::new();
         for (method, template, operation) in self.operations() {
             for (status, response) in operation["responses"].as_object().unwrap() {
-                for media in self.resolved(response)["content"].as_object().unwrap().keys() {
-                    all.insert((method.clone(), template.to_owned(), status.clone(), media.clone()));
+                for media in self.resolved(response)["content"]
+                    .as_object()
+                    .unwrap()
+                    .keys()
+                {
+                    all.insert((
+                        method.clone(),
+                        template.to_owned(),
+                        status.clone(),
+                        media.clone(),
+                    ));
                 }
             }
         }
@@ -83,13 +104,25 @@ impl Document {
     fn hold(&self, method: &str, template: &str, answer: &Answer) -> String {
         let what = format!("{method} {template} {}", answer.status);
         let response = &self.operation(method, template)["responses"][answer.status.to_string()];
-        assert!(response.is_object(), "{what} is not in the document: {}", answer.text());
+        assert!(
+            response.is_object(),
+            "{what} is not in the document: {}",
+            answer.text()
+        );
         let response = self.resolved(response);
         let declared = response["headers"].as_object();
         for (name, _) in &answer.headers {
-            let ours = ["location", "retry-after", "allow", "idempotent-replayed", "preference-applied", "x-request-id"];
+            let ours = [
+                "location",
+                "retry-after",
+                "allow",
+                "idempotent-replayed",
+                "preference-applied",
+                "x-request-id",
+            ];
             if ours.contains(&name.to_lowercase().as_str()) {
-                let known = declared.is_some_and(|all| all.keys().any(|it| it.eq_ignore_ascii_case(name)));
+                let known =
+                    declared.is_some_and(|all| all.keys().any(|it| it.eq_ignore_ascii_case(name)));
                 assert!(known, "{what}: the header {name} is not in the document");
             }
         }
@@ -119,14 +152,22 @@ fn every_answer_is_as_the_document_says() {
     make(&daemon, "to-wait", "sim:decline");
     make_paid(&daemon, "paid");
     make(&daemon, "canceled", "sim:approve");
-    daemon.unix.post("/invoices/canceled/cancel", "").expect(200);
+    daemon
+        .unix
+        .post("/invoices/canceled/cancel", "")
+        .expect(200);
     make_and_pay(&daemon, "declined", "sim:decline");
     daemon.until_invoice("declined", "FAILED");
     for id in ["unknown", "held"] {
         make_and_pay(&daemon, id, "sim:timeout");
         until_payment(&daemon, id, "UNKNOWN");
     }
-    let payment = |id: &str| format!("/payments/{}", payments(&daemon, id)[0]["id"].as_str().unwrap());
+    let payment = |id: &str| {
+        format!(
+            "/payments/{}",
+            payments(&daemon, id)[0]["id"].as_str().unwrap()
+        )
+    };
     let resolve = |id: &str| format!("{}/resolve", payment(id));
     let full = json!({"id": "full", "amount": 9_007_199_254_740_991_u64, "currency": "EUR", "description": "x",
         "metadata": {"a": "b"}, "payment_method": "sim:approve", "due_at": "2030-01-01T00:00:00+01:00"}).to_string();
@@ -134,7 +175,14 @@ fn every_answer_is_as_the_document_says() {
     let no = "";
 
     // method, path, template, headers, body, status
-    type Row<'r> = (&'r str, String, &'r str, &'r [(&'r str, &'r str)], &'r str, u16);
+    type Row<'r> = (
+        &'r str,
+        String,
+        &'r str,
+        &'r [(&'r str, &'r str)],
+        &'r str,
+        u16,
+    );
     let s = str::to_owned;
     #[rustfmt::skip]
     let rows: Vec<Row<'_>> = vec![
@@ -206,35 +254,66 @@ fn every_answer_is_as_the_document_says() {
     let mut kept = BTreeSet::new();
     let mut keep = |method: &str, template: &str, answer: &Answer| {
         let media = document.hold(method, template, answer);
-        kept.insert((method.to_owned(), template.to_owned(), answer.status.to_string(), media));
+        kept.insert((
+            method.to_owned(),
+            template.to_owned(),
+            answer.status.to_string(),
+            media,
+        ));
     };
     for (method, path, template, headers, body, status) in &rows {
-        let answer = daemon.unix.request(method, path, headers, body.as_bytes()).unwrap();
+        let answer = daemon
+            .unix
+            .request(method, path, headers, body.as_bytes())
+            .unwrap();
         assert_eq!(answer.status, *status, "{method} {path}: {}", answer.text());
         keep(method, template, &answer);
         // What is taken is what the document says is taken; what it says is refused is refused.
         let request = &document.operation(method, template)["requestBody"];
-        if matches!(status, 200..=299 | 422) && headers.contains(&JSON) && !body.is_empty() && *status != 422 {
+        if matches!(status, 200..=299 | 422)
+            && headers.contains(&JSON)
+            && !body.is_empty()
+            && *status != 422
+        {
             let schema = &document.resolved(request)["content"]["application/json"]["schema"];
             let value = serde_json::from_str(body).unwrap();
-            assert_eq!(document.faults(schema, &value), [] as [String; 0], "{method} {path} {body}");
+            assert_eq!(
+                document.faults(schema, &value),
+                [] as [String; 0],
+                "{method} {path} {body}"
+            );
         }
     }
     // What any route answers to a web page, on another host, and by another method.
     for (method, template, _) in document.operations() {
         for (header, status) in [(PAGE, 403), (EVIL, 421)] {
-            let answer = daemon.tcp.request(&method, template, &[header], b"").unwrap();
+            let answer = daemon
+                .tcp
+                .request(&method, template, &[header], b"")
+                .unwrap();
             assert_eq!(answer.status, status, "{method} {template}");
             keep(&method, template, &answer);
         }
         let answer = daemon.unix.request("DELETE", template, &[], b"").unwrap();
         keep(&method, template, &answer);
     }
-    let mut sse = daemon.tcp.open("GET", "/events", &[("Accept", "text/event-stream")], b"").unwrap();
+    let mut sse = daemon
+        .tcp
+        .open("GET", "/events", &[("Accept", "text/event-stream")], b"")
+        .unwrap();
     assert_eq!(sse.header("content-type"), Some("text/event-stream"));
     let event = sse.sse().unwrap().1;
-    assert!(document.faults(&json!({"$ref": "#/components/schemas/Event"}), &event).is_empty());
-    kept.insert(("GET".to_owned(), "/events".to_owned(), "200".to_owned(), "text/event-stream".to_owned()));
+    assert!(
+        document
+            .faults(&json!({"$ref": "#/components/schemas/Event"}), &event)
+            .is_empty()
+    );
+    kept.insert((
+        "GET".to_owned(),
+        "/events".to_owned(),
+        "200".to_owned(),
+        "text/event-stream".to_owned(),
+    ));
 
     // All that it promises is kept, but for what only a sick payd answers, and bodies of pause and
     // resume, which are read as all others.
@@ -263,7 +342,10 @@ fn what_is_refused_is_refused_by_the_document_too() {
     make(&daemon, "inv-1", "sim:approve");
     set_paused(&daemon, true);
     make_and_pay(&daemon, "inv-2", "sim:approve");
-    let payment = payments(&daemon, "inv-2")[0]["id"].as_str().unwrap().to_owned();
+    let payment = payments(&daemon, "inv-2")[0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let resolve = format!("/payments/{payment}/resolve");
     // path, template, body
     #[rustfmt::skip]
@@ -299,7 +381,10 @@ fn what_is_refused_is_refused_by_the_document_too() {
         let request = document.resolved(&document.operation("POST", template)["requestBody"]);
         let schema = &request["content"]["application/json"]["schema"];
         let value = serde_json::from_str(body).unwrap();
-        assert!(!document.faults(schema, &value).is_empty(), "{template} takes {body}");
+        assert!(
+            !document.faults(schema, &value).is_empty(),
+            "{template} takes {body}"
+        );
     }
 }
 
@@ -310,8 +395,18 @@ fn the_document_has_every_field_and_every_route() {
     for (name, fields) in [("Invoice", INVOICE), ("Payment", PAYMENT)] {
         let schema = &document.0["components"]["schemas"][name];
         let want: BTreeSet<&str> = fields.split_whitespace().collect();
-        let properties: BTreeSet<&str> = schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
-        let required: BTreeSet<&str> = schema["required"].as_array().unwrap().iter().map(|it| it.as_str().unwrap()).collect();
+        let properties: BTreeSet<&str> = schema["properties"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        let required: BTreeSet<&str> = schema["required"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| it.as_str().unwrap())
+            .collect();
         assert_eq!((properties, required), (want.clone(), want), "{name}");
     }
     let mut told = BTreeSet::new();
@@ -320,14 +415,19 @@ fn the_document_has_every_field_and_every_route() {
         assert!(operation["operationId"].is_string(), "{method} {template}");
         // There is such a route: whatever it answers, it is not that there is none.
         let answer = daemon.unix.request(&method, template, &[], b"").unwrap();
-        assert!(answer.status != 405 && !answer.text().contains("urn:payd:error:not_found"), "{method} {template}");
+        assert!(
+            answer.status != 405 && !answer.text().contains("urn:payd:error:not_found"),
+            "{method} {template}"
+        );
     }
     let routes: BTreeSet<String> = super::problems::ROUTES
         .iter()
         .flat_map(|(path, methods)| {
             let template = path.replace("inv-1", "{id}").replace("pay_1", "{id}");
             let methods = methods.split(' ').filter(|it| *it != "HEAD");
-            methods.map(move |method| format!("{method} {template}")).collect::<Vec<_>>()
+            methods
+                .map(move |method| format!("{method} {template}"))
+                .collect::<Vec<_>>()
         })
         .collect();
     assert_eq!(told, routes);

@@ -18,13 +18,19 @@ fn a_payment_has_all_its_fields_and_null_where_there_is_nothing() {
     let answer = daemon.tcp.post("/invoices/inv-1/pay", "");
     let requested = answer.expect(202);
     assert_fields(&requested, PAYMENT);
-    assert_nulls(&requested, "gateway gateway_reference failure sent_at finished_at");
+    assert_nulls(
+        &requested,
+        "gateway gateway_reference failure sent_at finished_at",
+    );
     let id = requested["id"].as_str().unwrap();
     let uuid = uuid::Uuid::parse_str(id.strip_prefix("pay_").unwrap()).unwrap();
     assert_eq!(uuid.get_version_num(), 7);
     assert_eq!(requested["invoice_id"], "inv-1");
     assert_eq!(requested["attempt"], 1);
-    assert_eq!((&requested["amount"], &requested["currency"]), (&json!(1000), &json!("USD")));
+    assert_eq!(
+        (&requested["amount"], &requested["currency"]),
+        (&json!(1000), &json!("USD"))
+    );
     assert_eq!(requested["status"], "REQUESTED");
     assert!(!requested["idempotency_key"].as_str().unwrap().is_empty());
     assert_time(&requested["requested_at"]);
@@ -41,7 +47,10 @@ fn a_payment_has_all_its_fields_and_null_where_there_is_nothing() {
     let succeeded = daemon.tcp.get(&location).expect(200);
     assert_fields(&succeeded, PAYMENT);
     assert_nulls(&succeeded, "failure");
-    assert_eq!((&succeeded["status"], &succeeded["gateway"]), (&json!("SUCCEEDED"), &json!("simulator")));
+    assert_eq!(
+        (&succeeded["status"], &succeeded["gateway"]),
+        (&json!("SUCCEEDED"), &json!("simulator"))
+    );
     for field in "id attempt idempotency_key requested_at due_at".split(' ') {
         assert_eq!(succeeded[field], requested[field], "{field}");
     }
@@ -73,7 +82,10 @@ fn pay_on_every_status() {
     make_and_pay(&daemon, "failed", "sim:decline");
     daemon.until_invoice("failed", "FAILED");
     make(&daemon, "canceled", "sim:approve");
-    daemon.unix.post("/invoices/canceled/cancel", "").expect(200);
+    daemon
+        .unix
+        .post("/invoices/canceled/cancel", "")
+        .expect(200);
     make_and_pay(&daemon, "unknown", "sim:timeout");
     until_payment(&daemon, "unknown", "UNKNOWN");
     set_paused(&daemon, true);
@@ -99,11 +111,17 @@ fn pay_on_every_status() {
         assert_eq!(all.len(), count, "{id}");
         assert_eq!(all.last(), Some(&payment), "{id}");
         // Once more, it is the standing payment.
-        let again = daemon.unix.post(&format!("/invoices/{id}/pay"), "{}").expect(200);
+        let again = daemon
+            .unix
+            .post(&format!("/invoices/{id}/pay"), "{}")
+            .expect(200);
         assert_eq!(again, payment, "{id}");
     }
     let requested = story(&daemon, "failed").pop().unwrap();
-    assert_eq!((&requested["type"], &requested["data"]["cause"]), (&json!("PaymentRequested"), &json!("manual")));
+    assert_eq!(
+        (&requested["type"], &requested["data"]["cause"]),
+        (&json!("PaymentRequested"), &json!("manual"))
+    );
 
     for (_, host) in daemon.hosts() {
         let conflict = host.post("/invoices/canceled/pay", "");
@@ -122,9 +140,19 @@ fn a_manual_retry_is_a_new_round_with_a_full_set_of_attempts() {
     daemon.unix.post("/invoices/inv-1/pay", "").expect(202);
     daemon.until_invoice("inv-1", "FAILED");
     let all = payments(&daemon, "inv-1");
-    let attempts: Vec<_> = all.iter().map(|it| it["attempt"].as_u64().unwrap()).collect();
-    assert_eq!(attempts, [1, 2, 3, 4], "oldest first, and the numbers continue");
-    let keys: std::collections::BTreeSet<_> = all.iter().map(|it| it["idempotency_key"].to_string()).collect();
+    let attempts: Vec<_> = all
+        .iter()
+        .map(|it| it["attempt"].as_u64().unwrap())
+        .collect();
+    assert_eq!(
+        attempts,
+        [1, 2, 3, 4],
+        "oldest first, and the numbers continue"
+    );
+    let keys: std::collections::BTreeSet<_> = all
+        .iter()
+        .map(|it| it["idempotency_key"].to_string())
+        .collect();
     assert_eq!(keys.len(), 4);
     let causes: Vec<String> = story(&daemon, "inv-1")
         .iter()
@@ -140,7 +168,9 @@ fn a_retry_that_waits_says_until_when() {
     let daemon = Daemon::with(&[("PAYD_RETRY__BASE", "1h"), ("PAYD_RETRY__CAP", "1h")]);
     make_and_pay(&daemon, "inv-1", "sim:insufficient_funds");
     let waiting = {
-        crate::support::daemon::until("the next payment is requested", || payments(&daemon, "inv-1").len() == 2);
+        crate::support::daemon::until("the next payment is requested", || {
+            payments(&daemon, "inv-1").len() == 2
+        });
         payments(&daemon, "inv-1").pop().unwrap()
     };
     let invoice = daemon.invoice("inv-1");
@@ -187,9 +217,17 @@ fn the_body_of_pay_is_optional_and_strict() {
             assert_problem(&answer, *status, code, fields);
         }
     }
-    let large = post_bytes(&daemon.unix, "/invoices/inv-1/pay", &[JSON], &[b' '; 65 * 1024]);
+    let large = post_bytes(
+        &daemon.unix,
+        "/invoices/inv-1/pay",
+        &[JSON],
+        &[b' '; 65 * 1024],
+    );
     assert_problem(&large, 413, "body_too_large", &[]);
-    assert!(payments(&daemon, "inv-1").is_empty(), "nothing has happened");
+    assert!(
+        payments(&daemon, "inv-1").is_empty(),
+        "nothing has happened"
+    );
     let good: &[(&[(&str, &str)], &str)] = &[
         (&[], ""),
         (&[JSON], ""),
@@ -200,7 +238,12 @@ fn the_body_of_pay_is_optional_and_strict() {
     for (n, (headers, body)) in good.iter().enumerate() {
         let id = format!("good-{n}");
         make(&daemon, &id, "sim:approve");
-        let answer = post_bytes(&daemon.tcp, &format!("/invoices/{id}/pay"), headers, body.as_bytes());
+        let answer = post_bytes(
+            &daemon.tcp,
+            &format!("/invoices/{id}/pay"),
+            headers,
+            body.as_bytes(),
+        );
         answer.expect(202);
     }
 }
@@ -220,14 +263,25 @@ fn wait_holds_the_answer_until_it_is_decided() {
     for (n, (method, status, attempt)) in rows.iter().enumerate() {
         let (_, host) = daemon.hosts()[n % 2];
         make(&daemon, &format!("inv-{n}"), method);
-        let answer = host.post_with(&format!("/invoices/inv-{n}/pay"), &[("Prefer", "wait=60")], "");
+        let answer = host.post_with(
+            &format!("/invoices/inv-{n}/pay"),
+            &[("Prefer", "wait=60")],
+            "",
+        );
         let payment = answer.expect(200);
         assert_fields(&payment, PAYMENT);
         assert_eq!(payment["status"], *status, "{method}");
         assert_eq!(payment["attempt"], *attempt, "{method}");
         let invoice = daemon.invoice(&format!("inv-{n}"));
-        assert_eq!(invoice["status"] == "PAID", *status == "SUCCEEDED", "{method}");
-        assert_eq!(payments(&daemon, &format!("inv-{n}")).last(), Some(&payment));
+        assert_eq!(
+            invoice["status"] == "PAID",
+            *status == "SUCCEEDED",
+            "{method}"
+        );
+        assert_eq!(
+            payments(&daemon, &format!("inv-{n}")).last(),
+            Some(&payment)
+        );
     }
 }
 
@@ -236,15 +290,25 @@ fn wait_ends_with_202_when_the_time_is_up() {
     let daemon = that_never_looks_up();
     make(&daemon, "inv-1", "sim:timeout");
     let start = Instant::now();
-    let answer = daemon.tcp.post_with("/invoices/inv-1/pay", &[("Prefer", "wait=1")], "");
+    let answer = daemon
+        .tcp
+        .post_with("/invoices/inv-1/pay", &[("Prefer", "wait=1")], "");
     let took = start.elapsed();
-    assert!((Duration::from_secs(1)..Duration::from_secs(30)).contains(&took), "{took:?}");
+    assert!(
+        (Duration::from_secs(1)..Duration::from_secs(30)).contains(&took),
+        "{took:?}"
+    );
     let payment = answer.expect(202);
-    assert_eq!(payment["status"], "UNKNOWN", "as it stands at the end, not at the start");
+    assert_eq!(
+        payment["status"], "UNKNOWN",
+        "as it stands at the end, not at the start"
+    );
     let location = format!("/payments/{}", payment["id"].as_str().unwrap());
     assert_eq!(answer.header("location"), Some(location.as_str()));
     // Asked again, it is the standing payment, and as undecided.
-    let again = daemon.unix.post_with("/invoices/inv-1/pay", &[("Prefer", "wait=1")], "");
+    let again = daemon
+        .unix
+        .post_with("/invoices/inv-1/pay", &[("Prefer", "wait=1")], "");
     assert_eq!(again.expect(202)["id"], payment["id"]);
 }
 
@@ -252,22 +316,50 @@ fn wait_ends_with_202_when_the_time_is_up() {
 fn a_wait_that_cannot_be_read_is_passed_over_and_a_long_one_is_clamped() {
     let daemon = that_never_looks_up();
     make_and_pay(&daemon, "open", "sim:timeout");
-    for odd in ["wait", "wait=", "wait=soon", "wait=-1", "wait=1.5", "respond-async", ",,=", "\"", "wait=0"] {
+    for odd in [
+        "wait",
+        "wait=",
+        "wait=soon",
+        "wait=-1",
+        "wait=1.5",
+        "respond-async",
+        ",,=",
+        "\"",
+        "wait=0",
+    ] {
         let start = Instant::now();
-        let answer = daemon.unix.post_with("/invoices/open/pay", &[("Prefer", odd)], "");
-        assert!(matches!(answer.status, 200 | 202), "{odd}: {}", answer.text());
+        let answer = daemon
+            .unix
+            .post_with("/invoices/open/pay", &[("Prefer", odd)], "");
+        assert!(
+            matches!(answer.status, 200 | 202),
+            "{odd}: {}",
+            answer.text()
+        );
         assert!(start.elapsed() < Duration::from_secs(30), "{odd}");
     }
     // What is decided is not waited for, however long one may.
     make_paid(&daemon, "paid");
-    for long in ["wait=61", "wait=99999", "wait=99999999999999999999999", "Wait=\"60\"", "foo; bar, wait=60"] {
+    for long in [
+        "wait=61",
+        "wait=99999",
+        "wait=99999999999999999999999",
+        "Wait=\"60\"",
+        "foo; bar, wait=60",
+    ] {
         let start = Instant::now();
-        let payment = daemon.tcp.post_with("/invoices/paid/pay", &[("Prefer", long)], "").expect(200);
+        let payment = daemon
+            .tcp
+            .post_with("/invoices/paid/pay", &[("Prefer", long)], "")
+            .expect(200);
         assert_eq!(payment["status"], "SUCCEEDED");
         assert!(start.elapsed() < Duration::from_secs(30), "{long}");
     }
     make(&daemon, "later", "sim:decline");
-    let payment = daemon.tcp.post_with("/invoices/later/pay", &[("Prefer", "wait=99999")], "").expect(200);
+    let payment = daemon
+        .tcp
+        .post_with("/invoices/later/pay", &[("Prefer", "wait=99999")], "")
+        .expect(200);
     assert_eq!(payment["status"], "FAILED");
 }
 
@@ -284,7 +376,10 @@ fn whoever_waits_is_told_when_somebody_else_decides() {
         };
         let payment = send(&[]);
         until_payment(&daemon, as_, "UNKNOWN");
-        let path = format!("/payments/{}/resolve", payment.json()["id"].as_str().unwrap());
+        let path = format!(
+            "/payments/{}/resolve",
+            payment.json()["id"].as_str().unwrap()
+        );
         let body = json!({"as": as_, "reason": "seen at the gateway"}).to_string();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| send(&[("Prefer", "wait=60")]));
@@ -297,9 +392,14 @@ fn whoever_waits_is_told_when_somebody_else_decides() {
     make_and_pay(&daemon, "canceled", "sim:approve");
     let waiting = {
         let host = daemon.unix.clone();
-        std::thread::spawn(move || host.post_with("/invoices/canceled/pay", &[("Prefer", "wait=60")], ""))
+        std::thread::spawn(move || {
+            host.post_with("/invoices/canceled/pay", &[("Prefer", "wait=60")], "")
+        })
     };
-    daemon.unix.post("/invoices/canceled/cancel", "").expect(200);
+    daemon
+        .unix
+        .post("/invoices/canceled/cancel", "")
+        .expect(200);
     let answer = waiting.join().unwrap();
     match answer.status {
         200 => assert_eq!(answer.json()["status"], "CANCELED"),

@@ -31,7 +31,9 @@ pub(super) const ROUTES: &[(&str, &str)] = &[
 fn a_route_names_the_methods_that_it_takes() {
     let daemon = Daemon::start();
     for (path, takes) in ROUTES {
-        for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"] {
+        for method in [
+            "GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW",
+        ] {
             if takes.split(' ').any(|it| it == method) {
                 continue;
             }
@@ -39,7 +41,9 @@ fn a_route_names_the_methods_that_it_takes() {
                 let answer = host.request(method, path, &[JSON], b"{}").unwrap();
                 assert_eq!(answer.status, 405, "{method} {path}: {}", answer.text());
                 assert_problem(&answer, 405, "method_not_allowed", &[]);
-                let allow = answer.header("allow").unwrap_or_else(|| panic!("{method} {path}: no Allow"));
+                let allow = answer
+                    .header("allow")
+                    .unwrap_or_else(|| panic!("{method} {path}: no Allow"));
                 let mut allowed: Vec<_> = allow.split(',').map(str::trim).collect();
                 allowed.sort_unstable();
                 assert_eq!(allowed.join(" "), *takes, "{method} {path}");
@@ -80,7 +84,10 @@ fn there_is_nothing_beside_the_routes() {
             for (_, host) in daemon.hosts() {
                 let answer = host.request(method, path, &[], b"").unwrap();
                 assert_eq!(answer.status, 404, "{method} {path}: {}", answer.text());
-                assert!(matches!(answer.json()["code"].as_str(), Some("not_found" | "invoice_not_found" | "payment_not_found")));
+                assert!(matches!(
+                    answer.json()["code"].as_str(),
+                    Some("not_found" | "invoice_not_found" | "payment_not_found")
+                ));
                 let code = answer.json()["code"].as_str().unwrap().to_owned();
                 assert_problem(&answer, 404, &code, &[]);
             }
@@ -104,20 +111,43 @@ fn another_hosts_requests_are_misdirected() {
         "localhost@evil.example",
         "",
     ];
-    let routes = [("GET", "/invoices", ""), ("POST", "/invoices", r#"{"amount":1}"#), ("GET", "/healthz", ""), ("GET", "/nowhere", "")];
+    let routes = [
+        ("GET", "/invoices", ""),
+        ("POST", "/invoices", r#"{"amount":1}"#),
+        ("GET", "/healthz", ""),
+        ("GET", "/nowhere", ""),
+    ];
     for host in foreign {
         for (method, path, body) in routes {
-            let answer = daemon.tcp.request(method, path, &[("Host", host), JSON], body.as_bytes()).unwrap();
+            let answer = daemon
+                .tcp
+                .request(method, path, &[("Host", host), JSON], body.as_bytes())
+                .unwrap();
             assert_eq!(answer.status, 421, "{host} {method} {path}");
             assert_problem(&answer, 421, "misdirected_request", &[]);
         }
     }
-    for host in ["localhost", "LOCALHOST:9", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:80"] {
-        daemon.tcp.request("GET", "/invoices", &[("Host", host)], b"").unwrap().expect(200);
+    for host in [
+        "localhost",
+        "LOCALHOST:9",
+        "127.0.0.1",
+        "127.0.0.1:8080",
+        "[::1]",
+        "[::1]:80",
+    ] {
+        daemon
+            .tcp
+            .request("GET", "/invoices", &[("Host", host)], b"")
+            .unwrap()
+            .expect(200);
     }
     // A socket is reached by its path: its host says nothing.
     for host in ["evil.example", "payd", "localhost", ""] {
-        daemon.unix.request("GET", "/invoices", &[("Host", host)], b"").unwrap().expect(200);
+        daemon
+            .unix
+            .request("GET", "/invoices", &[("Host", host)], b"")
+            .unwrap()
+            .expect(200);
     }
     assert!(daemon.events().is_empty(), "nothing has happened");
 }
@@ -125,17 +155,53 @@ fn another_hosts_requests_are_misdirected() {
 #[test]
 fn web_pages_get_nothing() {
     let daemon = Daemon::start();
-    for origin in ["http://evil.example", "http://localhost", "http://127.0.0.1:8080", "null", ""] {
-        for (method, path) in [("GET", "/invoices"), ("POST", "/invoices"), ("GET", "/events"), ("OPTIONS", "/invoices")] {
-            let answer = daemon.tcp.request(method, path, &[("Origin", origin), JSON], br#"{"amount":1}"#).unwrap();
+    for origin in [
+        "http://evil.example",
+        "http://localhost",
+        "http://127.0.0.1:8080",
+        "null",
+        "",
+    ] {
+        for (method, path) in [
+            ("GET", "/invoices"),
+            ("POST", "/invoices"),
+            ("GET", "/events"),
+            ("OPTIONS", "/invoices"),
+        ] {
+            let answer = daemon
+                .tcp
+                .request(
+                    method,
+                    path,
+                    &[("Origin", origin), JSON],
+                    br#"{"amount":1}"#,
+                )
+                .unwrap();
             assert_eq!(answer.status, 403, "{origin} {method} {path}");
             assert_problem(&answer, 403, "forbidden", &[]);
-            assert!(answer.headers.iter().all(|(name, _)| !name.to_lowercase().starts_with("access-control")));
+            assert!(
+                answer
+                    .headers
+                    .iter()
+                    .all(|(name, _)| !name.to_lowercase().starts_with("access-control"))
+            );
         }
     }
     // Without Origin, as a form of an old browser or a no-cors script would send it.
-    for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
-        let answer = daemon.tcp.request("POST", "/invoices", &[("Content-Type", kind)], br#"{"amount":1}"#).unwrap();
+    for kind in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+    ] {
+        let answer = daemon
+            .tcp
+            .request(
+                "POST",
+                "/invoices",
+                &[("Content-Type", kind)],
+                br#"{"amount":1}"#,
+            )
+            .unwrap();
         assert_problem(&answer, 415, "unsupported_media_type", &[]);
     }
     assert!(daemon.events().is_empty(), "nothing has happened");
@@ -144,7 +210,11 @@ fn web_pages_get_nothing() {
 #[test]
 fn operators_come_by_the_socket() {
     let daemon = Daemon::start();
-    for (method, path) in [("GET", "/admin/status"), ("POST", "/admin/pause"), ("POST", "/admin/resume")] {
+    for (method, path) in [
+        ("GET", "/admin/status"),
+        ("POST", "/admin/pause"),
+        ("POST", "/admin/resume"),
+    ] {
         let answer = daemon.tcp.request(method, path, &[], b"").unwrap();
         assert_problem(&answer, 403, "forbidden", &[]);
     }
@@ -154,10 +224,20 @@ fn operators_come_by_the_socket() {
     for body in [r#"{"x":1}"#, r#"{"paused":true}"#] {
         assert_eq!(daemon.unix.post("/admin/pause", body).status, 422, "{body}");
     }
-    assert_eq!(daemon.unix.post("/admin/pause", "{}").expect(200)["paused"], true);
-    assert_eq!(daemon.unix.post("/admin/pause", "").expect(200)["paused"], true, "once more is the same");
+    assert_eq!(
+        daemon.unix.post("/admin/pause", "{}").expect(200)["paused"],
+        true
+    );
+    assert_eq!(
+        daemon.unix.post("/admin/pause", "").expect(200)["paused"],
+        true,
+        "once more is the same"
+    );
     assert_eq!(daemon.unix.get("/admin/status").expect(200)["paused"], true);
-    assert_eq!(daemon.unix.post("/admin/resume", "").expect(200)["paused"], false);
+    assert_eq!(
+        daemon.unix.post("/admin/resume", "").expect(200)["paused"],
+        false
+    );
 }
 
 #[test]
@@ -212,14 +292,23 @@ fn metrics_count_what_was_decided() {
     let metric = |name: &str| -> u64 {
         let answer = daemon.tcp.get("/metrics");
         assert_eq!(answer.status, 200);
-        assert!(answer.header("content-type").unwrap().starts_with("text/plain"));
+        assert!(
+            answer
+                .header("content-type")
+                .unwrap()
+                .starts_with("text/plain")
+        );
         let text = answer.text();
         assert!(text.contains(&format!("# TYPE {name} counter\n")), "{text}");
-        let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{name} ")))
+            .unwrap();
         line.split(' ').nth(1).unwrap().parse().unwrap()
     };
     let counted = || {
-        ["processed", "succeeded", "failed"].map(|what| metric(&format!("payd_payments_{what}_total")))
+        ["processed", "succeeded", "failed"]
+            .map(|what| metric(&format!("payd_payments_{what}_total")))
     };
     assert_eq!(counted(), [0, 0, 0]);
     make_paid(&daemon, "inv-1");
@@ -234,13 +323,34 @@ fn metrics_count_what_was_decided() {
 fn head_is_get_without_a_body() {
     let daemon = Daemon::start();
     make_paid(&daemon, "inv-1");
-    for path in ["/invoices", "/invoices/inv-1", "/invoices/inv-1/payments", "/healthz", "/readyz", "/metrics", "/openapi.json", "/invoices/none"] {
-        let head = raw(&daemon, &format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
+    for path in [
+        "/invoices",
+        "/invoices/inv-1",
+        "/invoices/inv-1/payments",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+        "/invoices/none",
+    ] {
+        let head = raw(
+            &daemon,
+            &format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+        );
         let (head, body) = head.split_once("\r\n\r\n").unwrap();
         assert!(body.is_empty(), "{path}: {body}");
         let get = daemon.tcp.get(path);
-        assert!(head.starts_with(&format!("HTTP/1.1 {} ", get.status)), "{path}: {head}");
-        assert!(head.to_lowercase().contains(&format!("content-type: {}", get.header("content-type").unwrap())), "{path}: {head}");
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {} ", get.status)),
+            "{path}: {head}"
+        );
+        assert!(
+            head.to_lowercase().contains(&format!(
+                "content-type: {}",
+                get.header("content-type").unwrap()
+            )),
+            "{path}: {head}"
+        );
     }
 }
 
@@ -257,20 +367,44 @@ fn raw(daemon: &Daemon, request: &str) -> String {
 #[test]
 fn what_is_no_http_gets_an_error_and_harms_nobody() {
     let daemon = Daemon::start();
-    let long = format!("GET /invoices HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n", "x".repeat(40_000));
-    let path = format!("GET /invoices/{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "x".repeat(40_000));
-    let many = format!("GET /invoices HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X-A: b\r\n".repeat(500));
+    let long = format!(
+        "GET /invoices HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n",
+        "x".repeat(40_000)
+    );
+    let path = format!(
+        "GET /invoices/{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        "x".repeat(40_000)
+    );
+    let many = format!(
+        "GET /invoices HTTP/1.1\r\nHost: localhost\r\n{}\r\n",
+        "X-A: b\r\n".repeat(500)
+    );
     let rows = [
         ("nonsense\r\n\r\n", "400"),
         ("GET /invoices\r\n\r\n", "400"),
         ("GET /in voices HTTP/1.1\r\nHost: localhost\r\n\r\n", "400"),
-        ("POST /invoices HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", "400"),
-        ("POST /invoices HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", "400"),
+        (
+            "POST /invoices HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
+            "400",
+        ),
+        (
+            "POST /invoices HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+            "400",
+        ),
         // Which of the two lengths counts is how requests are smuggled: RFC 9112, section 6.1.
-        ("POST /invoices HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "400"),
+        (
+            "POST /invoices HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "400",
+        ),
         ("GET /invoices HTTP/1.1\r\nConnection: close\r\n\r\n", "421"),
-        ("GET /invoices HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\nConnection: close\r\n\r\n", "421"),
-        ("GET http://evil.example/invoices HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", "421"),
+        (
+            "GET /invoices HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+            "421",
+        ),
+        (
+            "GET http://evil.example/invoices HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+            "421",
+        ),
         ("GET /healthz HTTP/1.0\r\n\r\n", "200"),
         (&long, "431"),
         (&path, "4"),
@@ -299,7 +433,10 @@ fn a_client_that_asks_first_is_told_to_go_on_or_not_to() {
     wire.write_all(head(body.len()).as_bytes()).unwrap();
     let mut interim = [0; 25];
     wire.read_exact(&mut interim).unwrap();
-    assert_eq!(std::str::from_utf8(&interim), Ok("HTTP/1.1 100 Continue\r\n\r\n"));
+    assert_eq!(
+        std::str::from_utf8(&interim),
+        Ok("HTTP/1.1 100 Continue\r\n\r\n")
+    );
     wire.write_all(body.as_bytes()).unwrap();
     let mut answer = String::new();
     wire.read_to_string(&mut answer).unwrap();
@@ -312,12 +449,18 @@ fn a_client_that_asks_first_is_told_to_go_on_or_not_to() {
 fn a_connection_takes_one_request_after_another() {
     let daemon = Daemon::start();
     let body = r#"{"amount":1}"#;
-    let post = format!("POST /invoices HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let post = format!(
+        "POST /invoices HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     let bad = "POST /invoices HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 3\r\n\r\nabc";
     let last = "GET /invoices HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     // Sent all at once: an answer that does not read its body would be taken for the next request.
     let answers = raw(&daemon, &format!("{post}{bad}{post}{last}"));
-    let told: Vec<_> = answers.match_indices("HTTP/1.1 ").map(|(at, _)| &answers[at + 9..at + 12]).collect();
+    let told: Vec<_> = answers
+        .match_indices("HTTP/1.1 ")
+        .map(|(at, _)| &answers[at + 9..at + 12])
+        .collect();
     assert_eq!(told, ["201", "415", "201", "200"], "{answers}");
 }
 

@@ -14,10 +14,30 @@ fn an_operators_word_decides_what_is_unknown() {
     // what is said, over which transport, and what then is
     let uid = format!("uid:{}", rustix::process::getuid().as_raw());
     let rows = [
-        (json!({"as": "succeeded", "reason": "on the statement", "gateway_reference": "ch_7"}), 0, "SUCCEEDED", "PAID"),
-        (json!({"as": "succeeded", "reason": "on the statement"}), 1, "SUCCEEDED", "PAID"),
-        (json!({"as": "failed", "reason": "the bank says no"}), 1, "FAILED", "FAILED"),
-        (json!({"as": "failed", "reason": "x", "gateway_reference": null}), 0, "FAILED", "FAILED"),
+        (
+            json!({"as": "succeeded", "reason": "on the statement", "gateway_reference": "ch_7"}),
+            0,
+            "SUCCEEDED",
+            "PAID",
+        ),
+        (
+            json!({"as": "succeeded", "reason": "on the statement"}),
+            1,
+            "SUCCEEDED",
+            "PAID",
+        ),
+        (
+            json!({"as": "failed", "reason": "the bank says no"}),
+            1,
+            "FAILED",
+            "FAILED",
+        ),
+        (
+            json!({"as": "failed", "reason": "x", "gateway_reference": null}),
+            0,
+            "FAILED",
+            "FAILED",
+        ),
     ];
     for (n, (word, transport, status, invoice_status)) in rows.iter().enumerate() {
         let id = format!("inv-{n}");
@@ -41,17 +61,28 @@ fn an_operators_word_decides_what_is_unknown() {
             assert_fields(&resolved["failure"], "kind code message retryable");
             assert_eq!(resolved["failure"]["retryable"], false);
         }
-        assert_eq!(payments(&daemon, &id), [resolved], "never retried on its own");
+        assert_eq!(
+            payments(&daemon, &id),
+            [resolved],
+            "never retried on its own"
+        );
         let invoice = daemon.invoice(&id);
         assert_eq!(invoice["status"], *invoice_status);
         assert_eq!(invoice["paid_at"].is_null(), *status == "FAILED");
 
         // What was said precedes what it causes, in one commit.
         let events = story(&daemon, &id);
-        let outcome = if *status == "SUCCEEDED" { "PaymentSucceeded" } else { "PaymentFailed" };
+        let outcome = if *status == "SUCCEEDED" {
+            "PaymentSucceeded"
+        } else {
+            "PaymentFailed"
+        };
         assert_eq!(types(&events)[3..], ["PaymentResolved", outcome]);
         let said = &events[3]["data"];
-        assert_eq!((&said["as"], &said["reason"]), (&word["as"], &word["reason"]));
+        assert_eq!(
+            (&said["as"], &said["reason"]),
+            (&word["as"], &word["reason"])
+        );
         let actor = if name == "unix" { uid.as_str() } else { "tcp" };
         assert_eq!(said["actor"], actor);
         assert_eq!(events[4]["data"]["invoice_status"], *invoice_status);
@@ -85,7 +116,10 @@ fn only_what_is_unknown_is_open_to_an_operators_word() {
     set_paused(&daemon, true);
     make_and_pay(&daemon, "requested", "sim:approve");
     make_and_pay(&daemon, "canceled", "sim:approve");
-    daemon.unix.post("/invoices/canceled/cancel", "").expect(200);
+    daemon
+        .unix
+        .post("/invoices/canceled/cancel", "")
+        .expect(200);
     let before = daemon.events().len();
     for id in ["succeeded", "failed", "sending", "requested", "canceled"] {
         let standing = payments(&daemon, id).pop().unwrap();
@@ -136,7 +170,11 @@ fn a_word_has_an_outcome_and_a_reason() {
             assert_problem(&answer, *status, code, fields);
         }
     }
-    assert_eq!(payments(&daemon, "inv-1")[0]["status"], "UNKNOWN", "nothing has happened");
+    assert_eq!(
+        payments(&daemon, "inv-1")[0]["status"],
+        "UNKNOWN",
+        "nothing has happened"
+    );
 }
 
 #[test]

@@ -35,14 +35,22 @@ fn take(stream: &mut Stream, count: usize) -> Vec<Value> {
 }
 
 fn sequences(events: &[Value]) -> Vec<usize> {
-    events.iter().map(|it| it["id"].as_str().unwrap().parse().unwrap()).collect()
+    events
+        .iter()
+        .map(|it| it["id"].as_str().unwrap().parse().unwrap())
+        .collect()
 }
 
 /// So many invoices more, each with a description of so many bytes.
 fn create(daemon: &Daemon, count: usize, size: usize) {
-    let line = format!("{{\"amount\":1,\"description\":\"{}\"}}\n", "x".repeat(size));
+    let line = format!(
+        "{{\"amount\":1,\"description\":\"{}\"}}\n",
+        "x".repeat(size)
+    );
     for _ in 0..count / 500 {
-        let answer = daemon.unix.post_with("/invoices", &[NDJSON], &line.repeat(500));
+        let answer = daemon
+            .unix
+            .post_with("/invoices", &[NDJSON], &line.repeat(500));
         assert_eq!(answer.status, 200);
     }
     for _ in 0..count % 500 {
@@ -58,7 +66,10 @@ fn a_stream_says_what_it_is() {
     for (_, host) in daemon.hosts() {
         let mut sse = open(host, "/events", &[SSE]);
         assert_eq!(sse.header("content-type"), Some("text/event-stream"));
-        assert!(sse.header("cache-control").is_some_and(|it| it.contains("no-")));
+        assert!(
+            sse.header("cache-control")
+                .is_some_and(|it| it.contains("no-"))
+        );
         let mut frame = Vec::new();
         loop {
             let line = sse.line().unwrap().unwrap();
@@ -68,9 +79,19 @@ fn a_stream_says_what_it_is() {
             frame.push(line);
         }
         // Anything but id, data and comments would change what a browser hands on, and how.
-        assert!(frame.iter().all(|line| line.starts_with("id:") || line.starts_with("data:") || line.starts_with(':')));
-        assert!(frame.iter().any(|line| line.strip_prefix("id:").is_some_and(|id| id.trim() == "1")));
-        let data = frame.iter().find_map(|line| line.strip_prefix("data:")).unwrap().trim();
+        assert!(frame.iter().all(|line| line.starts_with("id:")
+            || line.starts_with("data:")
+            || line.starts_with(':')));
+        assert!(
+            frame
+                .iter()
+                .any(|line| line.strip_prefix("id:").is_some_and(|id| id.trim() == "1"))
+        );
+        let data = frame
+            .iter()
+            .find_map(|line| line.strip_prefix("data:"))
+            .unwrap()
+            .trim();
         assert!(stored.contains(data), "the bytes are those of the log");
 
         let mut lines = open(host, "/events", &[LINES]);
@@ -97,7 +118,11 @@ fn a_stream_resumes_at_any_cursor() {
             // It wins over `after`, which may even be worse.
             for after in ["/events", "/events?after=0", "/events?after=now"] {
                 let mut by_header = open(host, after, &[format, ("Last-Event-ID", &last)]);
-                assert_eq!(take(&mut by_header, end - cursor), whole[cursor..], "{after} {cursor}");
+                assert_eq!(
+                    take(&mut by_header, end - cursor),
+                    whole[cursor..],
+                    "{after} {cursor}"
+                );
             }
         }
     }
@@ -109,10 +134,21 @@ fn a_stream_resumes_at_any_cursor() {
         .collect();
     make(&daemon, "inv-3", "sim:approve");
     for stream in &mut open_streams {
-        assert_eq!(sequences(&take(stream, 1)), [end + 1], "and goes on with what comes");
+        assert_eq!(
+            sequences(&take(stream, 1)),
+            [end + 1],
+            "and goes on with what comes"
+        );
     }
-    for (cursor, field) in [("x", "Last-Event-ID"), ("-1", "Last-Event-ID"), ("999", "after")] {
-        let answer = daemon.tcp.request("GET", "/events", &[SSE, ("Last-Event-ID", cursor)], b"").unwrap();
+    for (cursor, field) in [
+        ("x", "Last-Event-ID"),
+        ("-1", "Last-Event-ID"),
+        ("999", "after"),
+    ] {
+        let answer = daemon
+            .tcp
+            .request("GET", "/events", &[SSE, ("Last-Event-ID", cursor)], b"")
+            .unwrap();
         assert_eq!(answer.status, 422, "{cursor}");
         let problem = answer.problem(422, "invalid_request");
         let named = problem["errors"][0]["field"].as_str().unwrap();
@@ -129,7 +165,10 @@ fn from_now_on_is_from_the_end() {
             let end = daemon.events().len();
             let mut stream = open(host, "/events?after=now", &[format]);
             make_paid(&daemon, &format!("inv-{end}"));
-            assert_eq!(sequences(&take(&mut stream, 3)), [end + 1, end + 2, end + 3]);
+            assert_eq!(
+                sequences(&take(&mut stream, 3)),
+                [end + 1, end + 2, end + 3]
+            );
         }
     }
 }
@@ -146,7 +185,10 @@ fn filters_hold_in_streams_too() {
     for stream in [&mut early, &mut late] {
         let events = take(stream, 2);
         assert!(events.iter().all(|it| it["subject"] == "inv-2"));
-        assert_eq!(super::types(&events), ["InvoiceCreated", "PaymentSucceeded"]);
+        assert_eq!(
+            super::types(&events),
+            ["InvoiceCreated", "PaymentSucceeded"]
+        );
     }
 }
 
@@ -166,11 +208,15 @@ fn nothing_falls_between_the_opening_of_a_stream_and_its_first_wait() {
         }
         for round in 0..300_usize {
             let (_, host) = daemon.hosts()[round % 2];
-            let opening = scope.spawn(move || open(host, &format!("/events?after={round}"), &[LINES]));
+            let opening =
+                scope.spawn(move || open(host, &format!("/events?after={round}"), &[LINES]));
             make(&daemon, &format!("inv-{round}"), "sim:approve");
             let line = opening.join().unwrap().line().unwrap().unwrap();
             stop.store(line.is_empty(), Ordering::Relaxed);
-            assert!(!line.is_empty(), "round {round}: a heartbeat, and the event is not there");
+            assert!(
+                !line.is_empty(),
+                "round {round}: a heartbeat, and the event is not there"
+            );
             let event: Value = serde_json::from_str(&line).unwrap();
             assert_eq!(sequences(&[event]), [round + 1]);
         }
@@ -202,7 +248,11 @@ fn readers_that_come_back_miss_nothing_over_restarts_of_the_daemon() {
         daemon.start_again();
     }
     let end = daemon.events().len();
-    let mut stream = open(&daemon.tcp, &format!("/events?after={}", seen.len()), &[LINES]);
+    let mut stream = open(
+        &daemon.tcp,
+        &format!("/events?after={}", seen.len()),
+        &[LINES],
+    );
     seen.extend(sequences(&take(&mut stream, end - seen.len())));
     assert_eq!(seen, (1..=end).collect::<Vec<_>>());
 }
@@ -221,12 +271,22 @@ fn a_reader_that_reads_nothing_slows_nobody_down() {
     let start = Instant::now();
     // Some six megabytes, which no buffer on the way holds.
     create(&daemon, EVENTS, 900);
-    assert_eq!(sequences(&take(&mut quick, EVENTS)), (1..=EVENTS).collect::<Vec<_>>());
+    assert_eq!(
+        sequences(&take(&mut quick, EVENTS)),
+        (1..=EVENTS).collect::<Vec<_>>()
+    );
     daemon.tcp.get("/events?limit=1").expect(200);
-    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        start.elapsed()
+    );
     // Neither did they lose anything.
     for stream in &mut slow {
-        assert_eq!(sequences(&take(stream, EVENTS)), (1..=EVENTS).collect::<Vec<_>>());
+        assert_eq!(
+            sequences(&take(stream, EVENTS)),
+            (1..=EVENTS).collect::<Vec<_>>()
+        );
     }
 }
 
@@ -235,7 +295,13 @@ fn thirty_two_streams_and_no_more() {
     let daemon = Daemon::start();
     make(&daemon, "inv-1", "sim:approve");
     let mut streams: Vec<Stream> = (0..32)
-        .map(|n| open(daemon.hosts()[n % 2].1, "/events", &[[LINES, SSE][n / 2 % 2]]))
+        .map(|n| {
+            open(
+                daemon.hosts()[n % 2].1,
+                "/events",
+                &[[LINES, SSE][n / 2 % 2]],
+            )
+        })
         .collect();
     for stream in &mut streams {
         assert_eq!(sequences(&take(stream, 1)), [1]);
@@ -247,7 +313,11 @@ fn thirty_two_streams_and_no_more() {
         host.get("/events").expect(200);
         host.get("/invoices/inv-1").expect(200);
         let export = host.request("GET", "/invoices", &[LINES], b"").unwrap();
-        assert_eq!(export.lines().len(), 1, "an export has an end: it takes no place");
+        assert_eq!(
+            export.lines().len(),
+            1,
+            "an export has an end: it takes no place"
+        );
     }
     // A wrong one takes no place, and neither does one whose reader has gone.
     drop(streams.pop());
@@ -266,13 +336,19 @@ fn refused_streams_take_no_place() {
     let daemon = Daemon::start();
     for _ in 0..40 {
         for path in ["/events?after=7", "/events?limit=x"] {
-            assert_eq!(daemon.tcp.request("GET", path, &[SSE], b"").unwrap().status, 422);
+            assert_eq!(
+                daemon.tcp.request("GET", path, &[SSE], b"").unwrap().status,
+                422
+            );
         }
         let head = daemon.tcp.request("HEAD", "/healthz", &[], b"");
         drop(head);
     }
     make(&daemon, "inv-1", "sim:approve");
-    assert_eq!(sequences(&take(&mut open(&daemon.tcp, "/events", &[SSE]), 1)), [1]);
+    assert_eq!(
+        sequences(&take(&mut open(&daemon.tcp, "/events", &[SSE]), 1)),
+        [1]
+    );
 }
 
 #[test]
@@ -280,7 +356,13 @@ fn streams_end_when_payd_does_and_not_in_the_middle_of_an_event() {
     let mut daemon = Daemon::start();
     create(&daemon, 1000, 900);
     let mut streams: Vec<Stream> = (0..8)
-        .map(|n| open(daemon.hosts()[n % 2].1, "/events", &[[LINES, SSE][n / 2 % 2]]))
+        .map(|n| {
+            open(
+                daemon.hosts()[n % 2].1,
+                "/events",
+                &[[LINES, SSE][n / 2 % 2]],
+            )
+        })
         .collect();
     for (n, stream) in streams.iter_mut().enumerate() {
         // Some have read a little, some all, and wait.
@@ -301,10 +383,18 @@ fn streams_end_when_payd_does_and_not_in_the_middle_of_an_event() {
         .collect();
     for end in ends {
         let rest = end.join().unwrap();
-        assert!(rest.is_empty() || rest.ends_with('\n'), "{:?}", &rest[rest.len().saturating_sub(80)..]);
+        assert!(
+            rest.is_empty() || rest.ends_with('\n'),
+            "{:?}",
+            &rest[rest.len().saturating_sub(80)..]
+        );
     }
     assert!(daemon.wait().success());
-    assert!(start.elapsed() < Duration::from_secs(15), "nobody waits for streams: {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(15),
+        "nobody waits for streams: {:?}",
+        start.elapsed()
+    );
 }
 
 /// The one test that waits for a heartbeat: some 15 s.
@@ -326,7 +416,14 @@ fn a_silent_stream_gives_a_sign_of_life() {
                     line = stream.line().unwrap().unwrap();
                 }
                 // A comment is none of an EventSource's business; an empty line none of a reader's.
-                assert!(if format == SSE { line.starts_with(':') } else { line.is_empty() }, "{line:?}");
+                assert!(
+                    if format == SSE {
+                        line.starts_with(':')
+                    } else {
+                        line.is_empty()
+                    },
+                    "{line:?}"
+                );
                 (start.elapsed(), stream)
             })
         })
@@ -334,7 +431,10 @@ fn a_silent_stream_gives_a_sign_of_life() {
     let mut streams = Vec::new();
     for beat in beats {
         let (after, stream) = beat.join().unwrap();
-        assert!((Duration::from_secs(12)..Duration::from_secs(25)).contains(&after), "{after:?}");
+        assert!(
+            (Duration::from_secs(12)..Duration::from_secs(25)).contains(&after),
+            "{after:?}"
+        );
         streams.push(stream);
     }
     make(&daemon, "inv-2", "sim:approve");

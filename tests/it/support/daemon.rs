@@ -77,7 +77,7 @@ impl Daemon {
         }
         let address = banner
             .lines()
-            .find_map(|line| line.split("http://").nth(1)?.split(' ').next())
+            .find_map(|line| line.split("http://").nth(1)?.split_whitespace().next())
             .expect("a TCP address");
         let tcp = Host::Tcp(address.parse().unwrap());
         let unix = Host::Unix(directory.path().join("payd.sock"));
