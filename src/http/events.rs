@@ -187,15 +187,16 @@ impl Follower {
                 tokio::select! {
                     biased;
                     () = shutdown.cancelled() => return Ok(()),
+                    // Before what may be always ready: events that a filter leaves out are silence.
+                    () = tokio::time::sleep_until(quiet_until) => {
+                        sender.send(heartbeat(self.media)).await?;
+                        quiet_until = Instant::now() + HEARTBEAT;
+                    }
                     changed = self.head.changed() => {
                         if changed.is_err() {
                             return Ok(());
                         }
                         break;
-                    }
-                    () = tokio::time::sleep_until(quiet_until) => {
-                        sender.send(heartbeat(self.media)).await?;
-                        quiet_until = Instant::now() + HEARTBEAT;
                     }
                 }
             }
