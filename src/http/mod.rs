@@ -6,7 +6,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `server`, `peers` | listeners, connections, their limits, the orderly end |
+//! | `server`, `peers`, `stall` | listeners, connections, their limits, the orderly end |
 //! | `context` | who calls, under which request id; what no browser may do; panics |
 //! | `routes` | the table of routes |
 //! | `invoices`, `batch`, `payments`, `wait`, `events`, `admin`, `health` | the handlers |
@@ -18,6 +18,7 @@
 
 mod peers;
 mod server;
+mod stall;
 
 mod context;
 mod routes;

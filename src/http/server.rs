@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::{self, Peer, Shared};
 use super::peers::Peers;
 use super::routes;
+use super::stall::Draining;
 use crate::application::App;
 
 /// TCP connections at a time (`DESIGN.md`, section 8). More wait in the kernel's backlog.
@@ -199,6 +200,7 @@ impl Server {
     {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_STALL_MAX));
+        let stream = Draining::new(Box::pin(stream), self.shared.shutdown.clone());
         let actor = peer.actor();
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let (shared, router) = (Arc::clone(&self.shared), self.router.clone());
@@ -214,7 +216,7 @@ impl Server {
             .max_header_size(HEADER_MAX)
             .max_buf_size(BUFFER_MAX)
             .keep_alive(true);
-        let mut connection = pin!(http.serve_connection(TokioIo::new(Box::pin(stream)), service));
+        let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = self.shared.shutdown.cancelled() => {
