@@ -33,17 +33,7 @@ impl Timestamp {
     /// # Errors
     /// Where the text is anything else.
     pub fn parse(text: &str) -> Result<Self, TimestampError> {
-        // jiff reads more than RFC 3339 (no seconds, `[zone]`), which a contract should not.
-        let shape = text.len() >= "2026-01-02T03:04:05Z".len()
-            && text
-                .as_bytes()
-                .get(10)
-                .is_some_and(|b| matches!(b, b'T' | b't' | b' '))
-            && text.as_bytes().get(16) == Some(&b':')
-            && !text.contains('[');
-        if !shape {
-            return Err(TimestampError);
-        }
+        let text = rfc_3339(text).ok_or(TimestampError)?;
         let time: jiff::Timestamp = text.parse().map_err(|_| TimestampError)?;
         Ok(Self::from_millis(time.as_millisecond()))
     }
@@ -60,6 +50,29 @@ impl Timestamp {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
+}
+
+/// The text cut to milliseconds, where it has the form of RFC 3339 (section 5.6). jiff reads more
+/// than a contract should: no seconds, a comma, `+01`, `[zone]`; and no tenth decimal.
+fn rfc_3339(text: &str) -> Option<String> {
+    let has_form = |text: &str, form: &str| {
+        let fits = |(b, form): (u8, u8)| match form {
+            b'0' => b.is_ascii_digit(),
+            b'T' => matches!(b, b'T' | b't' | b' '),
+            b'+' => matches!(b, b'+' | b'-'),
+            form => b == form,
+        };
+        text.len() == form.len() && text.bytes().zip(form.bytes()).all(fits)
+    };
+    let (time, rest) = text.split_at_checked("2026-01-02T03:04:05".len())?;
+    let (decimals, offset) = match rest.strip_prefix('.') {
+        Some(rest) => rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?),
+        None => ("0", rest),
+    };
+    let utc = matches!(offset, "Z" | "z");
+    let numeric = has_form(offset, "+00:00") && &offset[1..3] < "24";
+    let fits = has_form(time, "0000-00-00T00:00:00") && !decimals.is_empty() && (utc || numeric);
+    fits.then(|| format!("{time}.{}{offset}", &decimals[..decimals.len().min(3)]))
 }
 
 impl fmt::Display for Timestamp {
@@ -93,6 +106,27 @@ mod tests {
             ("2026-01-02T03:04Z", None),
             ("2026-01-02T03:04:05", None),
             ("2026-01-02T03:04:05+02:00[Europe/Berlin]", None),
+            ("2026-01-02t03:04:05z", Some("2026-01-02T03:04:05.000Z")),
+            ("2026-01-02 03:04:05.5Z", Some("2026-01-02T03:04:05.500Z")),
+            (
+                "2026-01-02T03:04:05.67890123456789Z",
+                Some("2026-01-02T03:04:05.678Z"),
+            ),
+            (
+                "2026-01-02T03:04:05-00:00",
+                Some("2026-01-02T03:04:05.000Z"),
+            ),
+            ("2026-01-02T03:04:05,5Z", None),
+            ("2026-01-02T03:04:05.Z", None),
+            ("2026-01-02T03:04:05.5", None),
+            ("2026-01-02T03:04:05+02", None),
+            ("2026-01-02T03:04:05+0200", None),
+            ("2026-01-02T03:04:05+02:00:00", None),
+            ("2026-01-02T03:04:05+24:00", None),
+            ("2026-01-02T03:04:05Z ", None),
+            ("2026-02-30T03:04:05Z", None),
+            ("+002026-01-02T03:04:05Z", None),
+            ("2026-01-02T03:04:0äZ", None),
             ("soon", None),
             ("", None),
         ];
