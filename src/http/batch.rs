@@ -5,7 +5,7 @@ use axum::body::Bytes;
 use axum::response::Response;
 use serde::Serialize;
 
-use super::call::Call;
+use super::call::{BODY_MAX, Call};
 use super::headers::Media;
 use super::idempotency::{self, refused, submit};
 use super::invoices::new_id;
@@ -92,7 +92,7 @@ fn plan(
     let mut invoices = Vec::with_capacity(lines.len());
     let mut planned = Vec::with_capacity(lines.len());
     for line in lines {
-        match parse(line) {
+        match sized(line).and_then(&mut parse) {
             Ok(invoice) => {
                 invoices.push(invoice);
                 planned.push(Planned::Submitted);
@@ -101,6 +101,17 @@ fn plan(
         }
     }
     (planned, invoices)
+}
+
+/// An invoice is no larger for being one of many.
+fn sized(line: &[u8]) -> Result<&[u8], Reject> {
+    if line.len() <= BODY_MAX {
+        return Ok(line);
+    }
+    Err(Reject::new(
+        Code::BodyTooLarge,
+        format!("A line must have at most {BODY_MAX} bytes."),
+    ))
 }
 
 fn bad(reject: &Reject) -> Vec<u8> {

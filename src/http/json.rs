@@ -45,8 +45,9 @@ pub(super) struct Text {
     pub(super) min: usize,
     /// Characters, at most.
     pub(super) max: usize,
-    /// Whether it may have line breaks and tabs; other control characters never.
-    pub(super) lines: bool,
+    /// Whether it may have control characters, such as line breaks; U+0000 never, which ends texts
+    /// in too many places.
+    pub(super) controls: bool,
 }
 
 impl Text {
@@ -62,10 +63,10 @@ impl Text {
                 self.min, self.max
             ));
         }
-        let bad = |c: char| c.is_control() && !(self.lines && matches!(c, '\n' | '\t'));
+        let bad = |c: char| c == '\0' || (c.is_control() && !self.controls);
         match text.chars().find(|&c| bad(c)) {
             Some(c) => Err(format!(
-                "must not have control characters; this has U+{:04X}",
+                "must not have the control character U+{:04X}",
                 u32::from(c)
             )),
             None => Ok(()),
@@ -413,16 +414,16 @@ mod tests {
     }
 
     #[test]
-    fn texts_have_bounds_and_no_control_characters() {
+    fn texts_have_bounds_and_control_characters_where_people_write() {
         let line = Text {
             min: 1,
             max: 3,
-            lines: false,
+            controls: false,
         };
-        let lines = Text {
+        let free = Text {
             min: 0,
             max: 3,
-            lines: true,
+            controls: true,
         };
         for (rule, text, ok) in [
             (line, "abc", true),
@@ -432,10 +433,10 @@ mod tests {
             (line, "a\0", false),
             (line, "a\n", false),
             (line, "\u{85}", false),
-            (lines, "", true),
-            (lines, "a\n\t", true),
-            (lines, "a\r", false),
-            (lines, "\u{7f}", false),
+            (free, "", true),
+            (free, "a\n\t", true),
+            (free, "\r\u{1b}\u{7f}", true),
+            (free, "\0", false),
         ] {
             assert_eq!(rule.check(text).is_ok(), ok, "{text:?}");
         }
