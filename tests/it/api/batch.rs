@@ -32,7 +32,7 @@ fn one_bad_line_hurts_no_other() {
             400,
             "malformed_request",
         ),
-        (big.as_bytes(), 422, "invalid_request"),
+        (big.as_bytes(), 413, "body_too_large"),
         (
             br#"{"id":"paid","amount":1000,"payment_method":"sim:approve"}"#,
             200,

@@ -196,7 +196,7 @@ fn the_body_of_cancel_is_optional_and_strict() {
         (r#"{"reason":1}"#, 422, "invalid_request", &["reason"]),
         (r#"{"reason":"a","reason":"b"}"#, 422, "invalid_request", &["reason"]),
         (r#"{"Reason":"a"}"#, 422, "invalid_request", &["Reason"]),
-        (r#"{"reason":"\u0007"}"#, 422, "invalid_request", &["reason"]),
+        (r#"{"reason":"\u0000"}"#, 422, "invalid_request", &["reason"]),
         (&long, 422, "invalid_request", &["reason"]),
     ];
     for (body, status, code, fields) in bad {

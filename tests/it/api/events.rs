@@ -108,6 +108,24 @@ fn every_event_is_a_cloud_event_with_the_data_of_its_type() {
 }
 
 #[test]
+fn what_stays_open_for_long_asks_for_attention_once() {
+    let daemon = Daemon::with(&[("PAYD_RESOLVER__ATTENTION_AFTER", "300ms")]);
+    make_and_pay(&daemon, "inv-1", "sim:pending");
+    until("it needs attention", || {
+        daemon.invoice("inv-1")["needs_attention"] == true
+    });
+    assert_eq!(daemon.invoice("inv-1")["status"], "PROCESSING");
+    let events = story(&daemon, "inv-1");
+    assert_eq!(
+        types(&events)[2..],
+        ["PaymentAccepted", "InvoiceAttentionRequired"]
+    );
+    let data = &events[3]["data"];
+    assert!(data["reason"].as_str().is_some_and(|it| !it.is_empty()));
+    assert_eq!(data["invoice_status"], "PROCESSING");
+}
+
+#[test]
 fn an_event_is_a_snapshot_that_never_changes() {
     let daemon = Daemon::start();
     let first = {

@@ -23,6 +23,9 @@ use crate::support::http::{Answer, Host};
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 const NDJSON: (&str, &str) = ("Content-Type", "application/x-ndjson");
 
+/// Names and values.
+type Headers<'h> = &'h [(&'h str, &'h str)];
+
 /// All fields of an invoice; none is ever missing.
 const INVOICE: &str = "id amount currency status description metadata payment_method due_at \
     attempts needs_attention cancel_requested next_attempt_at created_at updated_at paid_at";

@@ -126,6 +126,10 @@ impl Document {
                 assert!(known, "{what}: the header {name} is not in the document");
             }
         }
+        for name in ["Location", "Allow"] {
+            let promised = declared.is_some_and(|all| all.contains_key(name));
+            assert_eq!(answer.header(name).is_some(), promised, "{what}: {name}");
+        }
         let given = answer.header("content-type").unwrap();
         let media = given.split(';').next().unwrap();
         let schema = &response["content"][media]["schema"];

@@ -39,7 +39,7 @@ fn a_payment_has_all_its_fields_and_null_where_there_is_nothing() {
     assert_eq!(answer.header("location"), Some(location.as_str()));
     assert_eq!(answer.header("content-type"), Some("application/json"));
     assert_eq!(daemon.unix.get(&location).expect(200), requested);
-    assert_eq!(payments(&daemon, "inv-1"), [requested.clone()]);
+    assert_eq!(payments(&daemon, "inv-1"), std::slice::from_ref(&requested));
     assert_eq!(daemon.invoice("inv-1")["status"], "PROCESSING");
 
     set_paused(&daemon, false);
@@ -194,8 +194,9 @@ fn the_body_of_pay_is_optional_and_strict() {
     set_paused(&daemon, true);
     // content type, body, status, code, fields
     let json = Some("application/json");
+    type Row<'r> = (Option<&'r str>, &'r str, u16, &'r str, &'r [&'r str]);
     #[rustfmt::skip]
-    let bad: &[(Option<&str>, &str, u16, &str, &[&str])] = &[
+    let bad: &[Row<'_>] = &[
         (json, "{", 400, "malformed_request", &[]),
         (json, "pay", 400, "malformed_request", &[]),
         (json, "[]", 422, "invalid_request", &[""]),

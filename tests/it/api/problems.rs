@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 
 use serde_json::json;
 
-use super::{JSON, assert_fields, assert_problem, make_paid};
+use super::{Headers, JSON, assert_fields, assert_problem, make_paid};
 use crate::support::daemon::Daemon;
 
 /// Every route, and the methods that it takes.
@@ -243,7 +243,7 @@ fn operators_come_by_the_socket() {
 #[test]
 fn every_answer_has_a_request_id_the_clients_own_where_it_gave_one() {
     let daemon = Daemon::start();
-    let requests: &[(&str, &str, &[(&str, &str)])] = &[
+    let requests: &[(&str, &str, Headers<'_>)] = &[
         ("GET", "/invoices", &[]),
         ("POST", "/invoices", &[]),
         ("GET", "/nowhere", &[]),

@@ -20,18 +20,40 @@ fn open(host: &Host, path: &str, headers: &[(&str, &str)]) -> Stream {
     stream
 }
 
-/// The next so many events, in either format.
+/// The next so many events, in either format. A heartbeat instead of one fails.
 fn take(stream: &mut Stream, count: usize) -> Vec<Value> {
     let sse = stream.header("content-type") == Some("text/event-stream");
-    let one = |_| {
-        if !sse {
-            return stream.json().expect("an event");
+    (0..count)
+        .map(|_| {
+            if sse {
+                next_frame(stream)
+            } else {
+                next_line(stream)
+            }
+        })
+        .collect()
+}
+
+fn next_line(stream: &mut Stream) -> Value {
+    let line = stream.line().unwrap().expect("an event");
+    assert!(!line.is_empty(), "nothing came for long");
+    serde_json::from_str(&line).unwrap()
+}
+
+fn next_frame(stream: &mut Stream) -> Value {
+    let (mut id, mut data) = (String::new(), None);
+    loop {
+        let line = stream.line().unwrap().expect("an event");
+        assert!(!line.starts_with(':'), "nothing came for long");
+        if let Some(value) = line.strip_prefix("id:") {
+            value.trim().clone_into(&mut id);
+        } else if let Some(value) = line.strip_prefix("data:") {
+            data = Some(serde_json::from_str::<Value>(value).unwrap());
+        } else if let (true, Some(event)) = (line.is_empty(), data.take()) {
+            assert_eq!(event["id"], id, "the id of the frame is the event's");
+            return event;
         }
-        let (id, event) = stream.sse().expect("an event");
-        assert_eq!(event["id"], id, "the id of the frame is the event's");
-        event
-    };
-    (0..count).map(one).collect()
+    }
 }
 
 fn sequences(events: &[Value]) -> Vec<usize> {
@@ -368,6 +390,11 @@ fn streams_end_when_payd_does_and_not_in_the_middle_of_an_event() {
         // Some have read a little, some all, and wait.
         take(stream, if n < 4 { 1 } else { 1000 });
     }
+    // And two that never read again, with more on its way than any buffer holds.
+    let stalled: Vec<Stream> = [LINES, SSE]
+        .iter()
+        .map(|format| open(&daemon.unix, "/events", &[*format]))
+        .collect();
     let start = Instant::now();
     daemon.signal(rustix::process::Signal::TERM);
     let ends: Vec<_> = streams
@@ -395,6 +422,7 @@ fn streams_end_when_payd_does_and_not_in_the_middle_of_an_event() {
         "nobody waits for streams: {:?}",
         start.elapsed()
     );
+    drop(stalled);
 }
 
 /// The one test that waits for a heartbeat: some 15 s.
@@ -428,6 +456,32 @@ fn a_silent_stream_gives_a_sign_of_life() {
             })
         })
         .collect();
+    // What a filter leaves out is silence too, however much of it there is.
+    let busy = Daemon::start();
+    let filtered = busy
+        .tcp
+        .open("GET", "/events?invoice=none", &[LINES], b"")
+        .unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    busy.unix.post("/invoices", r#"{"amount":1}"#).expect(201);
+                }
+            });
+        }
+        let mut filtered = filtered;
+        let start = Instant::now();
+        let line = filtered.line();
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(line.unwrap().as_deref(), Some(""));
+        let after = start.elapsed();
+        assert!(
+            (Duration::from_secs(12)..Duration::from_secs(25)).contains(&after),
+            "{after:?}"
+        );
+    });
     let mut streams = Vec::new();
     for beat in beats {
         let (after, stream) = beat.join().unwrap();
