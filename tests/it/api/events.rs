@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{
-    assert_fields, assert_problem, assert_time, make, make_and_pay, make_paid, set_paused, story,
-    that_never_looks_up, types, until_payment,
+    assert_fields, assert_problem, assert_time, make, make_and_pay, make_paid, refused, set_paused,
+    story, that_never_looks_up, types, until_payment,
 };
 use crate::support::daemon::{Daemon, until};
 
@@ -399,15 +399,11 @@ fn a_bad_query_names_what_is_wrong() {
         }
         // Never a stream that then has nothing, or breaks off.
         for accept in ["application/x-ndjson", "text/event-stream"] {
-            let answer = daemon
-                .tcp
-                .request(
-                    "GET",
-                    &format!("/events?{query}"),
-                    &[("Accept", accept)],
-                    b"",
-                )
-                .unwrap();
+            let answer = refused(
+                &daemon.tcp,
+                &format!("/events?{query}"),
+                &[("Accept", accept)],
+            );
             assert_eq!(answer.status, 422, "{query} {accept}");
             assert_problem(&answer, 422, "invalid_request", fields);
         }

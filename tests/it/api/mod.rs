@@ -14,6 +14,7 @@ mod resolve;
 mod streams;
 
 use std::collections::BTreeSet;
+use std::io::Read;
 
 use serde_json::{Value, json};
 
@@ -173,6 +174,21 @@ fn assert_problem(answer: &Answer, status: u16, code: &str, fields: &[&str]) {
     assert!(id.is_some_and(|id| !id.is_empty()));
     let later = matches!(code, "unavailable" | "request_in_progress");
     assert_eq!(answer.header("retry-after").is_some(), later, "{code}");
+}
+
+/// A GET that must be refused. It fails, rather than wait for the end of it, where a stream begins.
+#[track_caller]
+fn refused(host: &Host, path: &str, headers: Headers<'_>) -> Answer {
+    let mut stream = host.open("GET", path, headers, b"").unwrap();
+    assert!(stream.status >= 400, "{path} is {}", stream.status);
+    let mut body = Vec::new();
+    stream.read_to_end(&mut body).unwrap();
+    let (status, headers) = (stream.status, std::mem::take(&mut stream.headers));
+    Answer {
+        status,
+        headers,
+        body,
+    }
 }
 
 /// A POST of bytes that need not be text.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{NDJSON, assert_problem, make, make_and_pay, make_paid};
+use super::{NDJSON, assert_problem, make, make_and_pay, make_paid, refused};
 use crate::support::daemon::{Daemon, until};
 use crate::support::http::{Host, Stream};
 
@@ -167,10 +167,7 @@ fn a_stream_resumes_at_any_cursor() {
         ("-1", "Last-Event-ID"),
         ("999", "after"),
     ] {
-        let answer = daemon
-            .tcp
-            .request("GET", "/events", &[SSE, ("Last-Event-ID", cursor)], b"")
-            .unwrap();
+        let answer = refused(&daemon.tcp, "/events", &[SSE, ("Last-Event-ID", cursor)]);
         assert_eq!(answer.status, 422, "{cursor}");
         let problem = answer.problem(422, "invalid_request");
         let named = problem["errors"][0]["field"].as_str().unwrap();
@@ -329,7 +326,7 @@ fn thirty_two_streams_and_no_more() {
         assert_eq!(sequences(&take(stream, 1)), [1]);
     }
     for (_, host) in daemon.hosts() {
-        let answer = host.request("GET", "/events", &[SSE], b"").unwrap();
+        let answer = refused(host, "/events", &[SSE]);
         assert_problem(&answer, 503, "unavailable", &[]);
         // Pages and all the rest are there as ever.
         host.get("/events").expect(200);
@@ -358,10 +355,7 @@ fn refused_streams_take_no_place() {
     let daemon = Daemon::start();
     for _ in 0..40 {
         for path in ["/events?after=7", "/events?limit=x"] {
-            assert_eq!(
-                daemon.tcp.request("GET", path, &[SSE], b"").unwrap().status,
-                422
-            );
+            assert_eq!(refused(&daemon.tcp, path, &[SSE]).status, 422);
         }
         let head = daemon.tcp.request("HEAD", "/healthz", &[], b"");
         drop(head);
