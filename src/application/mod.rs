@@ -13,6 +13,7 @@ mod working_set;
 
 mod processor;
 mod resolver;
+mod worker;
 
 mod metrics;
 mod verify;

@@ -6,16 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::domain::{Command, Finding};
 
 use super::engine::EngineHandle;
 use super::ports::{ChargeRequest, Clock, Gateway};
-use super::processor::{claim, submit};
 use super::request::Action;
+use super::worker::{submit, work};
 
 /// See the module.
 pub struct Resolver {
@@ -36,43 +34,30 @@ pub struct Resolver {
 impl Resolver {
     /// Runs until it is stopped and every lookup has come to its end.
     pub async fn run(self) {
-        let places = Arc::new(Semaphore::new(self.concurrency));
-        let lookups = TaskTracker::new();
-        while !self.stop.is_cancelled() {
-            let Ok(first) = Arc::clone(&places).acquire_owned().await else {
-                break;
-            };
-            let limit = 1 + places.available_permits();
-            let mut place = Some(first);
-            for request in claim(&self.engine, Action::ClaimLookups { limit }, &self.stop).await {
-                let place = match place.take() {
-                    Some(place) => Some(place),
-                    None => Arc::clone(&places).acquire_owned().await.ok(),
+        let claim = |limit| Action::ClaimLookups { limit };
+        work(&self.engine, self.concurrency, &self.stop, claim, |request| {
+            let (engine, gateway) = (self.engine.clone(), Arc::clone(&self.gateway));
+            let (clock, timeout) = (Arc::clone(&self.clock), self.timeout);
+            async move {
+                let asked_at = clock.now();
+                let finding = ask(gateway.as_ref(), &request, timeout).await;
+                if let Finding::Inconclusive { reason } = &finding {
+                    tracing::warn!(
+                        invoice = %request.invoice.id, payment = %request.payment, attempt = request.attempt,
+                        %reason, "a lookup told nothing; it will be repeated",
+                    );
+                    return;
+                }
+                let command = Command::Found {
+                    payment: request.payment,
+                    epoch: request.send,
+                    asked_at,
+                    finding,
                 };
-                let (engine, gateway, clock) = (
-                    self.engine.clone(),
-                    Arc::clone(&self.gateway),
-                    Arc::clone(&self.clock),
-                );
-                let timeout = self.timeout;
-                lookups.spawn(async move {
-                    let asked_at = clock.now();
-                    let finding = ask(gateway.as_ref(), &request, timeout).await;
-                    if let Finding::Inconclusive { reason } = &finding {
-                        tracing::warn!(
-                            invoice = %request.invoice.id, payment = %request.payment, attempt = request.attempt,
-                            %reason, "a lookup told nothing; it will be repeated",
-                        );
-                    } else {
-                        let command = Command::Found { payment: request.payment, epoch: request.send, asked_at, finding };
-                        submit(&engine, &request, command).await;
-                    }
-                    drop(place);
-                });
+                submit(&engine, &request, command).await;
             }
-        }
-        lookups.close();
-        lookups.wait().await;
+        })
+        .await;
     }
 }
 
