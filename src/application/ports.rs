@@ -178,6 +178,12 @@ pub trait Store: Send {
     /// Where it cannot be read.
     fn next(&mut self, queue: Queue, gateway: &str) -> Result<Option<Timestamp>, StoreError>;
 
+    /// Brings lookups that are scheduled after `until` forward to it. Says how many.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    fn pull_lookups(&mut self, until: Timestamp) -> Result<usize, StoreError>;
+
     /// The answer kept under an idempotency key.
     ///
     /// # Errors

@@ -76,6 +76,8 @@ pub enum Reply {
     },
     /// To the claims.
     Claimed(Vec<ChargeRequest>),
+    /// To `ExpireAnswers`: how many went. As many as go at once means that there are more.
+    Expired(usize),
     /// To the rest.
     Done,
 }

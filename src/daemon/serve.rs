@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::application::ports::{Clock, Gateway, Random, Store};
-use crate::application::request::Action;
+use crate::application::ports::{Clock, Gateway, Random, Store, StoreError};
+use crate::application::request::{Action, Outcome, Reply};
 use crate::application::{
     App, Bus, Counters, Engine, EngineHandle, Fatal, Overview, Policy, Processor, Resolver, Run,
     spawn,
@@ -83,7 +83,7 @@ struct Parts {
     counters: Arc<Counters>,
     reader: SqliteReader,
     listeners: Bound,
-    _lock: DatabaseLock,
+    lock: DatabaseLock,
 }
 
 /// Listening sockets. The socket file goes when this is dropped.
@@ -135,12 +135,17 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
         Arc::clone(&counters) as Arc<_>,
     )
     .map_err(|error| broken(&error))?;
-    let recovered = engine.recover().map_err(|error| broken(&error))?;
-    if recovered > 0 {
-        tracing::warn!(
+    match engine.recover() {
+        Ok(0) => {}
+        Ok(recovered) => tracing::warn!(
             payments = recovered,
             "payd had stopped while payments were being sent; they are looked up"
-        );
+        ),
+        // Reads can be served; nothing is written or sent before it has gone through.
+        Err(error @ (StoreError::NoRoom(_) | StoreError::Busy(_))) => {
+            tracing::error!(%error, "payments that were being sent cannot be looked after yet");
+        }
+        Err(error) => return Err(broken(&error)),
     }
     Ok(Parts {
         settings: settings.clone(),
@@ -153,7 +158,7 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
         counters,
         reader,
         listeners,
-        _lock: lock,
+        lock,
     })
 }
 
@@ -186,8 +191,10 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         counters,
         reader,
         listeners,
-        _lock,
+        lock,
     } = parts;
+    // The engine's thread may outlive this function by a moment: the lock goes with the process.
+    std::mem::forget(lock);
     let mut signals = match Signals::listen() {
         Ok(signals) => signals,
         Err(error) => return fail(format_args!("signals cannot be received: {error}")),
@@ -308,19 +315,28 @@ fn end(why: &str) -> ! {
     std::process::exit(1)
 }
 
+/// Lets time pass for kept answers, and drops those that are old enough. The time up to the stop
+/// counts too, so that a daemon that is restarted every half hour forgets as well.
 async fn expire_answers(engine: EngineHandle, stop: CancellationToken) {
-    loop {
+    while !stop.is_cancelled() {
+        let since = tokio::time::Instant::now();
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => {}
             () = tokio::time::sleep(EXPIRY_INTERVAL) => {}
         }
-        if let Err(error) = engine
-            .submit_own(Action::ExpireAnswers {
-                lived: EXPIRY_INTERVAL,
-            })
-            .await
-        {
-            tracing::warn!(%error, "old answers could not be dropped; it is tried again in an hour");
+        let mut lived = since.elapsed();
+        loop {
+            match engine.submit_own(Action::ExpireAnswers { lived }).await {
+                // None went: nothing is old enough.
+                Ok(Outcome::Fresh(Ok(Reply::Expired(1..)), _)) if !stop.is_cancelled() => {
+                    lived = Duration::ZERO;
+                }
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "old answers could not be dropped; it is tried again in an hour");
+                    break;
+                }
+            }
         }
     }
 }

@@ -178,7 +178,11 @@ impl Aggregate {
                 invoice.status = next(invoice.status, InvoiceInput::PaymentSucceeded)
                     .map_err(|why| error(&why))?;
                 invoice.paid_at = Some(at);
-                invoice.needs_attention = false;
+                // What the gateway had said too early is what it says now.
+                if invoice.contradicted_attempt == Some(payment.attempt) {
+                    invoice.contradicted_attempt = None;
+                }
+                invoice.needs_attention = invoice.contradicted_attempt.is_some();
             }
             (
                 Event::PaymentFailed {
@@ -197,13 +201,15 @@ impl Aggregate {
                     None => InvoiceInput::PaymentFailedForGood,
                 };
                 invoice.status = next(invoice.status, input).map_err(|why| error(&why))?;
-                invoice.needs_attention = false;
+                invoice.needs_attention = invoice.contradicted_attempt.is_some();
             }
             (Event::PaymentCanceled { .. }, Some(payment)) => {
                 move_to(payment, PaymentState::Canceled, at).map_err(|why| error(&why))?;
             }
             (Event::PaymentContradicted { .. }, Some(payment)) => {
                 payment.contradicted = true;
+                invoice.contradicted_attempt =
+                    invoice.contradicted_attempt.max(Some(payment.attempt));
                 invoice.needs_attention = true;
             }
             (Event::PaymentResolved { .. }, Some(_)) => {}
@@ -217,7 +223,7 @@ impl Aggregate {
                 invoice.status =
                     next(invoice.status, InvoiceInput::CancelUnsent).map_err(|why| error(&why))?;
                 invoice.cancel_reason.clone_from(reason);
-                invoice.needs_attention = false;
+                invoice.needs_attention = invoice.contradicted_attempt.is_some();
             }
             (Event::InvoiceAttentionRequired { .. }, _) => invoice.needs_attention = true,
             (_, None) => return Err(error("it names no payment")),

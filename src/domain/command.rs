@@ -188,6 +188,9 @@ pub enum Refusal {
     /// Only UNKNOWN and REVIEW are open to an operator's word.
     #[error("the payment is not in UNKNOWN or REVIEW")]
     PaymentNotResolvable,
+    /// What is stored of it cannot be read; it is set aside.
+    #[error("what is stored of the invoice cannot be read")]
+    InvoiceUnreadable,
     /// There is nothing to claim or to look up: another worker was first.
     #[error("there is nothing to do")]
     NothingToDo,

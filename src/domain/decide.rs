@@ -30,6 +30,9 @@ pub struct Context {
     pub lookup: LookupPolicy,
     /// How soon after a send a "not found" of the gateway is final.
     pub lookup_lag: Duration,
+    /// When this process started. The lag is not measured over a restart, where the wall clock may
+    /// have jumped.
+    pub started_at: Timestamp,
     /// How long a claim holds: longer than any send may take.
     pub lease: Duration,
 }
@@ -187,10 +190,14 @@ fn pay(state: &Aggregate, method: Option<&String>, context: &Context) -> Result<
 
 fn cancel(state: &Aggregate, reason: Option<&str>) -> Result<Decision, Refusal> {
     let open = state.latest().filter(|payment| payment.state.is_open());
-    let withdraw = open.map(|payment| (payment, payment.state.next(PaymentInput::Cancel)));
-    let input = match withdraw {
-        Some((_, Err(_))) => InvoiceInput::CancelSent,
-        Some((_, Ok(_))) | None => InvoiceInput::CancelUnsent,
+    let may_have_been_sent = open.is_some_and(|payment| {
+        // The gateway has once said that it has it after all.
+        payment.contradicted || payment.state.next(PaymentInput::Cancel).is_err()
+    });
+    let input = if may_have_been_sent {
+        InvoiceInput::CancelSent
+    } else {
+        InvoiceInput::CancelUnsent
     };
     match state.invoice.status.next(input) {
         Ok(_) => {}
@@ -219,6 +226,12 @@ fn cancel(state: &Aggregate, reason: Option<&str>) -> Result<Decision, Refusal> 
 fn claim(state: &Aggregate, gateway: &str, context: &Context) -> Result<Decision, Refusal> {
     let payment = state.latest().ok_or(Refusal::NothingToDo)?;
     if payment.state.next(PaymentInput::Claim).is_err() || payment.due_at > context.now {
+        return Err(Refusal::NothingToDo);
+    }
+    // Key n+1 goes out only after a definite decline of key n (invariant 5), and one of those has
+    // come into doubt: an operator must look first.
+    let doubted = state.invoice.contradicted_attempt;
+    if doubted.is_some_and(|attempt| attempt < payment.attempt) {
         return Err(Refusal::NothingToDo);
     }
     // A key belongs to one gateway for life: elsewhere it would be a second charge.
@@ -256,6 +269,9 @@ fn settle(
         Outcome::Unknown { .. } => (PaymentInput::Ambiguous, "no answer"),
         Outcome::KeyReused { .. } => (PaymentInput::KeyReused, "key used with other parameters"),
     };
+    if let Some(sooner) = look_sooner(payment, epoch, input, context) {
+        return Ok(sooner);
+    }
     let Some(to) = step(payment, epoch, input)? else {
         return contradiction(payment, input, says);
     };
@@ -366,9 +382,12 @@ fn found(
     let too_soon = payment
         .work
         .open_since
-        .is_none_or(|since| asked_at < since.plus(context.lookup_lag));
+        .is_none_or(|since| asked_at < since.max(context.started_at).plus(context.lookup_lag));
     if matches!(finding, Finding::NotFound) && too_soon {
         return Ok(Decision::NOTHING);
+    }
+    if let Some(sooner) = look_sooner(payment, epoch, input, context) {
+        return Ok(sooner);
     }
     let Some(to) = step(payment, epoch, input)? else {
         return contradiction(payment, input, says);
@@ -456,6 +475,9 @@ fn resolve(
 }
 
 /// The transition that an answer makes. `None`: the payment is decided, and this says otherwise.
+///
+/// An answer to an earlier claim changes nothing, but that an approval is proof about the key itself:
+/// it decides a payment in REVIEW, which nobody sends or looks up any more.
 fn step(
     payment: &Payment,
     epoch: u32,
@@ -464,9 +486,37 @@ fn step(
     match payment.state.next(input) {
         Err(PaymentRefusal::Contradicts) => Ok(None),
         Err(_) => Err(Refusal::Stale),
-        Ok(_) if payment.work.epoch != epoch => Err(Refusal::Stale),
-        Ok(to) => Ok(Some(to)),
+        Ok(to) if payment.work.epoch == epoch => Ok(Some(to)),
+        Ok(to) if payment.state == PaymentState::Review && input == PaymentInput::Approved => {
+            Ok(Some(to))
+        }
+        Ok(_) => Err(Refusal::Stale),
     }
+}
+
+/// An approval that belongs to an earlier claim does not decide an open question, but it is a reason
+/// to ask now.
+fn look_sooner(
+    payment: &Payment,
+    epoch: u32,
+    input: PaymentInput,
+    context: &Context,
+) -> Option<Decision> {
+    let open = matches!(
+        payment.state,
+        PaymentState::Accepted | PaymentState::Unknown
+    );
+    if !open || input != PaymentInput::Approved || payment.work.epoch == epoch {
+        return None;
+    }
+    let lookups = payment.work.lookups;
+    Some(Decision {
+        events: Vec::new(),
+        work: Some(Work::Look {
+            lookups,
+            at: context.now,
+        }),
+    })
 }
 
 /// Word that contradicts what stands is recorded once, and changes nothing else.

@@ -139,6 +139,9 @@ pub struct Invoice {
     pub attempts_before_round: u32,
     /// An operator should look at it.
     pub needs_attention: bool,
+    /// The latest attempt about which the gateway says otherwise than its decision. Attention stays
+    /// until that is cleared up, and no later attempt is sent.
+    pub contradicted_attempt: Option<u32>,
     /// A cancel was asked for while a payment may have been at the gateway.
     pub cancel_requested: bool,
     /// The reason given with that request.
@@ -161,6 +164,7 @@ impl Invoice {
             attempts: 0,
             attempts_before_round: 0,
             needs_attention: false,
+            contradicted_attempt: None,
             cancel_requested: false,
             cancel_reason: None,
             created_at: now,

@@ -206,7 +206,8 @@ pub struct Payment {
     pub finished_at: Option<Timestamp>,
     /// How often a lookup proved that the gateway never had it, and it was to be sent again.
     pub resends: u32,
-    /// Whether word that contradicts its decision has been recorded.
+    /// Whether word that contradicts where it stands has been recorded: its decision, or that
+    /// nothing of it is at the gateway.
     pub contradicted: bool,
     /// The W3C trace context of the request that it goes back to. Correlation, not state.
     pub traceparent: Option<String>,

@@ -127,7 +127,9 @@ impl Reject {
                 "Only a payment in UNKNOWN or REVIEW is open to an operator's word. \
                  GET /payments/{id} tells where it stands.",
             ),
-            Refusal::NothingToDo | Refusal::Stale => Self::internal(refusal.to_string()),
+            Refusal::NothingToDo | Refusal::Stale | Refusal::InvoiceUnreadable => {
+                Self::internal(refusal.to_string())
+            }
         }
     }
 

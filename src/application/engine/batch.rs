@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::domain::{
-    Aggregate, Command, Decision, Event, EventType, InvoiceId, InvoiceStatus, NewInvoice, Payment,
-    PaymentId, Refusal, Timestamp, create, decide,
+    Aggregate, Command, Decision, Event, EventType, InvoiceId, InvoiceStatus, LookupPolicy,
+    NewInvoice, Payment, PaymentId, Refusal, Timestamp, create, decide,
 };
 
 use super::super::event_log::{EventRecord, Origin};
@@ -15,6 +15,9 @@ use super::super::request::{
 };
 use super::super::working_set::{Entry, WorkingSet};
 use super::Engine;
+
+/// The rules' word on an action.
+type Ruled = Result<Reply, Refusal>;
 
 /// What a caller gets, once it is durable.
 pub(super) type Answered = Result<Outcome, SubmitError>;
@@ -139,18 +142,20 @@ impl<'e, S: Store> Batch<'e, S> {
     }
 
     /// The inner result is the rules' word; the outer one says that a row could not be read.
-    fn act(
-        &mut self,
-        request: &Envelope,
-    ) -> Result<Result<Result<Reply, Refusal>, SubmitError>, StoreError> {
+    fn act(&mut self, request: &Envelope) -> Result<Result<Ruled, SubmitError>, StoreError> {
         let caller = &request.caller;
         let result = match &request.action {
             Action::Create(invoices) => invoices
                 .iter()
                 .map(|new| match self.create(new, caller) {
-                    Err(Undecided::Refused(refusal)) => Ok(Err(refusal)),
-                    Err(other) => Err(other),
                     Ok(created) => Ok(Ok(created)),
+                    Err(Undecided::Refused(refusal)) => Ok(Err(refusal)),
+                    // One invoice's damage is no other's.
+                    Err(Undecided::SetAside(why)) => {
+                        self.set_aside(&new.id, &why);
+                        Ok(Err(Refusal::InvoiceUnreadable))
+                    }
+                    Err(error @ Undecided::Store(_)) => Err(error),
                 })
                 .collect::<Result<Vec<_>, _>>()
                 .map(Reply::Created),
@@ -170,7 +175,7 @@ impl<'e, S: Store> Batch<'e, S> {
                 self.engine
                     .store
                     .expire_answers(*lived, EXPIRE_MAX)
-                    .map(|_| Reply::Done)
+                    .map(Reply::Expired)
                     .map_err(Undecided::from)
             }
             // Claims are answered by `claim`.
@@ -311,6 +316,23 @@ impl<'e, S: Store> Batch<'e, S> {
             }
         }
         Ok(count)
+    }
+
+    /// Lookups that lie further ahead than any schedule would put them: the clock of an earlier
+    /// process had run ahead.
+    pub(super) fn pull_lookups(&mut self) -> Result<(), StoreError> {
+        let policy = &self.engine.policy.lookup;
+        let furthest = policy.cap.max(LookupPolicy::LATE_INTERVAL);
+        let until = self.now.plus(furthest);
+        let pulled = self.engine.store.pull_lookups(until)?;
+        if pulled > 0 {
+            tracing::warn!(
+                payments = pulled,
+                "lookups were scheduled by a clock that ran ahead; they are brought forward"
+            );
+            self.wrote = true;
+        }
+        Ok(())
     }
 
     /// Gives the workers that wait what is due, claimed in this same commit.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::domain::{Context, InvoiceId, LookupPolicy, RetryPolicy, Timestamp};
+use crate::domain::{Context, EventType, InvoiceId, LookupPolicy, RetryPolicy, Timestamp};
 
 use super::bus::Bus;
 use super::metrics::{Decided, Metrics};
@@ -63,6 +63,8 @@ pub struct Engine<S> {
     random: Arc<dyn Random>,
     bus: Bus,
     metrics: Arc<dyn Metrics>,
+    started_at: Timestamp,
+    recovered: bool,
     now: Timestamp,
     due: Claims,
     lookups: Claims,
@@ -70,6 +72,7 @@ pub struct Engine<S> {
     set_aside: HashSet<InvoiceId>,
     wake_at: Option<Timestamp>,
     health: Arc<Health>,
+    untold: Vec<batch::Line>,
     /// When to see whether there is room again.
     probe_at: Option<Timestamp>,
 }
@@ -141,6 +144,8 @@ impl<S: Store> Engine<S> {
             random,
             bus,
             metrics,
+            started_at: now,
+            recovered: false,
             now,
             due: Claims::default(),
             lookups: Claims::default(),
@@ -148,6 +153,7 @@ impl<S: Store> Engine<S> {
             set_aside: HashSet::new(),
             wake_at: None,
             health: Arc::new(Health::new(paused)),
+            untold: Vec::new(),
             probe_at: None,
         })
     }
@@ -158,7 +164,8 @@ impl<S: Store> Engine<S> {
     }
 
     /// Turns everything that was being sent when the last process ended into UNKNOWN: it is looked
-    /// up before anything is sent again. Says how many there were.
+    /// up before anything is sent again. Says how many there were. Until it has gone through, the
+    /// engine decides nothing and tries again with every batch.
     ///
     /// # Errors
     /// Where the store fails.
@@ -166,17 +173,22 @@ impl<S: Store> Engine<S> {
         let mut recovered = 0;
         loop {
             let now = self.tick();
-            let mut batch = Batch::begin(self, now)?;
-            let lost = batch.lose_leases(
-                Timestamp::from_millis(i64::MAX),
-                RECOVERY_BATCH,
-                "payd stopped while it was being sent",
-            );
-            match lost.and_then(|lost| batch.finish().map(|done| (lost, done))) {
-                Ok((0, _)) => return Ok(recovered),
+            let result = Batch::begin(self, now).and_then(|mut batch| {
+                let ever = Timestamp::from_millis(i64::MAX);
+                let lost = "payd stopped while it was being sent";
+                let lost = batch.lose_leases(ever, RECOVERY_BATCH, lost)?;
+                batch.pull_lookups()?;
+                Ok((lost, batch.finish()?))
+            });
+            match result {
                 Ok((lost, done)) => {
                     recovered += lost;
                     self.publish(done);
+                    self.tell();
+                    if lost == 0 {
+                        self.recovered = true;
+                        return Ok(recovered);
+                    }
                 }
                 Err(error) => {
                     self.store.rollback();
@@ -212,6 +224,7 @@ impl<S: Store> Engine<S> {
             }
             Err(error) => self.fail(requests, error)?,
         }
+        self.tell();
         if self.probe_at.is_some_and(|at| at <= now) {
             self.probe()?;
         }
@@ -298,6 +311,9 @@ impl<S: Store> Engine<S> {
         with_work: bool,
         now: Timestamp,
     ) -> Result<Vec<batch::Answered>, StoreError> {
+        if !self.recovered {
+            self.recover()?;
+        }
         let something_due = self.wake_at.is_some_and(|at| at <= now);
         let claims_wait = self.due.parked.is_some() || self.lookups.parked.is_some();
         if requests.is_empty() && !something_due && !claims_wait {
@@ -338,14 +354,9 @@ impl<S: Store> Engine<S> {
         self.info.paused = done.paused;
         self.health.paused.store(done.paused, Ordering::Relaxed);
         for line in &done.lines {
-            line.log();
             match line.kind {
-                crate::domain::EventType::PaymentSucceeded => {
-                    self.metrics.payment_decided(Decided::Succeeded);
-                }
-                crate::domain::EventType::PaymentFailed => {
-                    self.metrics.payment_decided(Decided::Failed);
-                }
+                EventType::PaymentSucceeded => self.metrics.payment_decided(Decided::Succeeded),
+                EventType::PaymentFailed => self.metrics.payment_decided(Decided::Failed),
                 _ => {}
             }
         }
@@ -357,6 +368,15 @@ impl<S: Store> Engine<S> {
         if !done.lines.is_empty() {
             self.bus.advance(done.head.sequence);
             self.bus.settled(&done.settled);
+        }
+        self.untold.extend(done.lines);
+    }
+
+    /// Writes the log lines of what was committed. Last of all: whoever reads the log may be slow,
+    /// and nobody else is to wait for that.
+    fn tell(&mut self) {
+        for line in self.untold.drain(..) {
+            line.log();
         }
     }
 
@@ -434,6 +454,7 @@ impl<S: Store> Engine<S> {
             retry: self.policy.retry,
             lookup: self.policy.lookup,
             lookup_lag: self.policy.lookup_lag,
+            started_at: self.started_at,
             lease: self.policy.lease,
         }
     }

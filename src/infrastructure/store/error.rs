@@ -23,3 +23,56 @@ pub(super) fn sort(error: rusqlite::Error) -> StoreError {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    fn failure(connection: &Connection, sql: &str) -> StoreError {
+        sort(connection.execute_batch(sql).unwrap_err())
+    }
+
+    #[test]
+    fn sqlites_own_errors_mean_what_they_mean() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || {
+            let connection = Connection::open(directory.path().join("t.db")).unwrap();
+            connection.busy_timeout(std::time::Duration::ZERO).unwrap();
+            connection
+        };
+        let connection = open();
+        connection
+            .execute_batch("CREATE TABLE t (x UNIQUE); INSERT INTO t VALUES (1)")
+            .unwrap();
+        assert!(matches!(
+            failure(&connection, "INSERT INTO t VALUES (1)"),
+            StoreError::Constraint(_)
+        ));
+
+        connection
+            .execute_batch("PRAGMA max_page_count = 4")
+            .unwrap();
+        let full = failure(&connection, "INSERT INTO t VALUES (zeroblob(100000))");
+        assert!(matches!(full, StoreError::NoRoom(_)), "{full:?}");
+
+        let other = open();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let busy = failure(&connection, "BEGIN IMMEDIATE");
+        assert!(matches!(busy, StoreError::Busy(_)), "{busy:?}");
+        other
+            .execute_batch("ROLLBACK; PRAGMA query_only = ON")
+            .unwrap();
+        let read_only = failure(&other, "INSERT INTO t VALUES (2)");
+        assert!(matches!(read_only, StoreError::NoRoom(_)), "{read_only:?}");
+
+        // Whatever is not known to be harmless is not.
+        let other = failure(&connection, "SELECT * FROM nowhere");
+        assert!(matches!(other, StoreError::Fatal(_)), "{other:?}");
+        let bad = connection
+            .query_row("SELECT 'text'", [], |row| row.get::<_, i64>(0))
+            .unwrap_err();
+        assert!(matches!(sort(bad), StoreError::BadRow(_)));
+    }
+}

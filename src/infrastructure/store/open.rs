@@ -87,7 +87,7 @@ pub fn open_writer(path: &Path, new_id: Uuid) -> Result<SqliteStore, OpenError> 
     set(&connection, "foreign_keys", "ON", "1")?;
     schema::migrate(&mut connection)?;
     name(&connection, new_id)?;
-    Ok(SqliteStore::new(connection)?)
+    Ok(SqliteStore::new(connection))
 }
 
 /// Opens the database for reading only. It must exist.

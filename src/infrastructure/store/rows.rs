@@ -18,13 +18,13 @@ use super::error::sort;
 macro_rules! invoice_columns {
     () => {
         "i.n, i.id, i.amount, i.currency, i.description, i.metadata, i.payment_method, i.due_at, i.status, i.attempts, \
-         i.attempts_before_round, i.needs_attention, i.cancel_requested, i.cancel_reason, i.created_at, i.updated_at, i.paid_at"
+         i.attempts_before_round, i.needs_attention, i.cancel_requested, i.cancel_reason, i.created_at, i.updated_at, i.paid_at, i.contradicted_attempt"
     };
 }
 pub(super) use invoice_columns;
 
 /// How many they are.
-pub(super) const INVOICE_WIDTH: usize = 17;
+pub(super) const INVOICE_WIDTH: usize = 18;
 
 /// The columns that [`payment`] reads.
 macro_rules! payment_columns {
@@ -67,6 +67,7 @@ pub(super) fn invoice(row: &Row<'_>) -> Result<(i64, Invoice), StoreError> {
         created_at: read.time(14)?,
         updated_at: read.time(15)?,
         paid_at: read.time_or_none(16)?,
+        contradicted_attempt: read.get(17)?,
     };
     Ok((read.get(0)?, invoice))
 }

@@ -19,15 +19,11 @@ const ANSWER_AGE_MAX_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 /// The store, to be written.
 pub struct SqliteStore {
     pub(super) connection: Connection,
-    age_ms: i64,
 }
 
 impl SqliteStore {
-    pub(super) fn new(connection: Connection) -> Result<Self, StoreError> {
-        let age_ms = meta(&connection, "age_ms")?
-            .parse()
-            .map_err(|_| StoreError::Fatal("meta.age_ms is not a number".to_owned()))?;
-        Ok(Self { connection, age_ms })
+    pub(super) const fn new(connection: Connection) -> Self {
+        Self { connection }
     }
 
     fn execute(&self, sql: &str, values: &[&dyn ToSql]) -> Result<usize, StoreError> {
@@ -44,8 +40,8 @@ impl SqliteStore {
                 .map_err(|error| StoreError::Fatal(error.to_string()))?;
             self.execute(
                 "INSERT INTO invoices (id, amount, currency, description, metadata, payment_method, due_at, status, attempts, \
-                 attempts_before_round, needs_attention, cancel_requested, cancel_reason, created_at, updated_at, paid_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+                 attempts_before_round, needs_attention, cancel_requested, cancel_reason, created_at, updated_at, paid_at, contradicted_attempt) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
                 &[
                     &content.id.as_str(),
                     &i64::try_from(content.money.amount.minor_units()).unwrap_or(-1),
@@ -63,6 +59,7 @@ impl SqliteStore {
                     &invoice.created_at.as_millis(),
                     &invoice.updated_at.as_millis(),
                     &invoice.paid_at.map(Timestamp::as_millis),
+                &invoice.contradicted_attempt,
                 ],
             )?;
             return Ok(self.connection.last_insert_rowid());
@@ -70,7 +67,8 @@ impl SqliteStore {
         // The content never changes.
         let changed = self.execute(
             "UPDATE invoices SET status = ?2, attempts = ?3, attempts_before_round = ?4, needs_attention = ?5, \
-             cancel_requested = ?6, cancel_reason = ?7, updated_at = ?8, paid_at = ?9 WHERE n = ?1",
+             cancel_requested = ?6, cancel_reason = ?7, updated_at = ?8, paid_at = ?9, contradicted_attempt = ?10 \
+             WHERE n = ?1",
             &[
                 &row,
                 &status_code(invoice.status),
@@ -81,6 +79,7 @@ impl SqliteStore {
                 &invoice.cancel_reason,
                 &invoice.updated_at.as_millis(),
                 &invoice.paid_at.map(Timestamp::as_millis),
+                &invoice.contradicted_attempt,
             ],
         )?;
         if changed == 1 {
@@ -256,10 +255,12 @@ impl Store for SqliteStore {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<InvoiceId>, StoreError> {
+        // A lease has run out whatever the gateway is: that query takes its name and does not use it.
         let sql = match queue {
             Queue::Due => {
                 "SELECT i.id FROM payments p JOIN invoices i ON i.n = p.invoice \
-                 WHERE p.state = 0 AND p.due_at <= ?1 AND (p.gateway IS NULL OR p.gateway = ?2) ORDER BY p.due_at LIMIT ?3"
+                 WHERE p.state = 0 AND p.due_at <= ?1 AND (p.gateway IS NULL OR p.gateway = ?2) \
+                 AND coalesce(i.contradicted_attempt, p.attempt) >= p.attempt ORDER BY p.due_at LIMIT ?3"
             }
             Queue::Lookups => {
                 "SELECT i.id FROM payments p JOIN invoices i ON i.n = p.invoice \
@@ -267,7 +268,7 @@ impl Store for SqliteStore {
             }
             Queue::Leases => {
                 "SELECT i.id FROM payments p JOIN invoices i ON i.n = p.invoice \
-                 WHERE p.state = 1 AND p.lease_until <= ?1 AND ?2 = ?2 ORDER BY p.lease_until LIMIT ?3"
+                 WHERE p.state = 1 AND p.lease_until <= ?1 AND ?2 IS NOT NULL ORDER BY p.lease_until LIMIT ?3"
             }
         };
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
@@ -278,19 +279,29 @@ impl Store for SqliteStore {
             })
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(sort)?;
-        ids.iter().map(|id| invoice_id(id)).collect()
+        // A row that cannot be read must not stop the others.
+        let readable = |id: &String| match invoice_id(id) {
+            Ok(id) => Some(id),
+            Err(error) => {
+                tracing::error!(%error, "an invoice has work to do and an id that payd never wrote; it is left alone");
+                None
+            }
+        };
+        Ok(ids.iter().filter_map(readable).collect())
     }
 
     fn next(&mut self, queue: Queue, gateway: &str) -> Result<Option<Timestamp>, StoreError> {
         let sql = match queue {
             Queue::Due => {
-                "SELECT due_at FROM payments WHERE state = 0 AND (gateway IS NULL OR gateway = ?1) ORDER BY due_at LIMIT 1"
+                "SELECT p.due_at FROM payments p JOIN invoices i ON i.n = p.invoice \
+                 WHERE p.state = 0 AND (p.gateway IS NULL OR p.gateway = ?1) \
+                 AND coalesce(i.contradicted_attempt, p.attempt) >= p.attempt ORDER BY p.due_at LIMIT 1"
             }
             Queue::Lookups => {
                 "SELECT next_lookup_at FROM payments WHERE state IN (2, 3) AND gateway = ?1 ORDER BY next_lookup_at LIMIT 1"
             }
             Queue::Leases => {
-                "SELECT lease_until FROM payments WHERE state = 1 AND ?1 = ?1 ORDER BY lease_until LIMIT 1"
+                "SELECT lease_until FROM payments WHERE state = 1 AND ?1 IS NOT NULL ORDER BY lease_until LIMIT 1"
             }
         };
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
@@ -299,6 +310,13 @@ impl Store for SqliteStore {
             .optional()
             .map_err(sort)?;
         Ok(at.flatten().map(Timestamp::from_millis))
+    }
+
+    fn pull_lookups(&mut self, until: Timestamp) -> Result<usize, StoreError> {
+        self.execute(
+            "UPDATE payments SET next_lookup_at = ?1 WHERE state IN (2, 3) AND next_lookup_at > ?1",
+            &[&until.as_millis()],
+        )
     }
 
     fn answer(&mut self, actor: &str, key: &str) -> Result<Option<StoredAnswer>, StoreError> {
@@ -356,7 +374,8 @@ impl Store for SqliteStore {
     ) -> Result<(), StoreError> {
         let answer = &stored.answer;
         self.execute(
-            "INSERT INTO answers (actor, key, fingerprint, status, location, body, born_at_age) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO answers (actor, key, fingerprint, status, location, body, born_at_age) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'age_ms'))",
             &[
                 &actor,
                 &key,
@@ -364,7 +383,6 @@ impl Store for SqliteStore {
                 &answer.status,
                 &answer.location,
                 &answer.body,
-                &self.age_ms,
             ],
         )?;
         Ok(())
@@ -375,18 +393,17 @@ impl Store for SqliteStore {
         lived: std::time::Duration,
         limit: usize,
     ) -> Result<usize, StoreError> {
-        let age_ms = self
-            .age_ms
-            .saturating_add(i64::try_from(lived.as_millis()).unwrap_or(0));
+        let lived_ms = i64::try_from(lived.as_millis()).unwrap_or(0);
         self.execute(
-            "UPDATE meta SET value = ?1 WHERE name = 'age_ms'",
-            &[&age_ms.to_string()],
+            "UPDATE meta SET value = CAST(CAST(value AS INTEGER) + ?1 AS TEXT) WHERE name = 'age_ms'",
+            &[&lived_ms],
         )?;
-        self.age_ms = age_ms;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.execute(
-            "DELETE FROM answers WHERE n IN (SELECT n FROM answers WHERE born_at_age < ?1 ORDER BY born_at_age LIMIT ?2)",
-            &[&age_ms.saturating_sub(ANSWER_AGE_MAX_MS), &limit],
+            "DELETE FROM answers WHERE n IN (SELECT n FROM answers \
+             WHERE born_at_age < (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'age_ms') - ?1 \
+             ORDER BY born_at_age LIMIT ?2)",
+            &[&ANSWER_AGE_MAX_MS, &limit],
         )
     }
 

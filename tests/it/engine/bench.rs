@@ -120,6 +120,23 @@ impl Bench {
             .fetch_add(i64::try_from(time.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
+    /// The wall clock is set back; an engine that runs does not follow it, one that starts does.
+    pub(crate) fn back(&self, time: Duration) {
+        self.clock
+            .0
+            .fetch_sub(i64::try_from(time.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+
+    pub(crate) fn needs_attention(&self, id: &str) -> bool {
+        let id = InvoiceId::parse(id).unwrap();
+        self.reader()
+            .invoice(&id)
+            .unwrap()
+            .unwrap()
+            .invoice
+            .needs_attention
+    }
+
     /// Submits all of these in one batch.
     pub(crate) fn batch(
         &mut self,

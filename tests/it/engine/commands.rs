@@ -268,6 +268,136 @@ fn word_that_contradicts_a_decision_is_recorded_once_and_changes_no_state() {
 }
 
 #[test]
+fn a_contradicted_decline_stays_in_need_of_attention_and_no_later_key_goes_out() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    let first = bench.claim_due().remove(0);
+    bench.settle(&first, declined(true)).unwrap();
+    bench.settle(&first, approved()).unwrap();
+    assert_eq!(bench.types("inv-1").last().unwrap(), "PaymentContradicted");
+    bench.pass(Duration::from_secs(3600));
+    assert_eq!(
+        bench.claim_due(),
+        [],
+        "key 2 would be a second charge, if the gateway is right now"
+    );
+    assert_eq!(
+        bench.engine.as_ref().unwrap().sleep(),
+        None,
+        "and nobody wakes up for it"
+    );
+    bench.cancel("inv-1").unwrap();
+    assert_eq!(
+        bench.state("inv-1"),
+        ("CANCELED", vec!["FAILED", "CANCELED"])
+    );
+    assert!(bench.needs_attention("inv-1"), "whatever comes after");
+
+    // The same where the round had ended: `pay` makes a payment, and it is not sent.
+    bench.create("inv-2").unwrap();
+    bench.pay("inv-2").unwrap();
+    let first = bench.claim_due().remove(0);
+    bench.settle(&first, declined(false)).unwrap();
+    bench.settle(&first, approved()).unwrap();
+    bench.pay("inv-2").unwrap();
+    assert_eq!(bench.claim_due(), []);
+    assert!(bench.needs_attention("inv-2"));
+    bench.verify();
+}
+
+#[test]
+fn an_approval_that_comes_after_not_found_is_not_forgotten() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    let sent = bench.claim_due().remove(0);
+    bench.settle(&sent, unknown()).unwrap();
+    bench.pass(Duration::from_secs(60));
+    let looked = bench.claim_lookups().remove(0);
+    bench.found(&looked, Finding::NotFound).unwrap();
+    // Two lookups overlapped, and the gateway was of two minds.
+    bench
+        .found(&looked, Finding::Approved { reference: None })
+        .unwrap();
+    bench.cancel("inv-1").unwrap();
+    assert_eq!(
+        bench.state("inv-1"),
+        ("PROCESSING", vec!["REQUESTED"]),
+        "a cancel waits: it may be there"
+    );
+    let again = bench.claim_due().remove(0);
+    assert_eq!(again.key, sent.key);
+    bench.settle(&again, approved()).unwrap();
+    assert_eq!(bench.state("inv-1"), ("PAID", vec!["SUCCEEDED"]));
+    assert!(
+        !bench.needs_attention("inv-1"),
+        "the gateway says one thing again"
+    );
+    bench.verify();
+}
+
+#[test]
+fn an_approval_of_an_earlier_claim_decides_a_review_and_hastens_a_lookup() {
+    let mut bench = Bench::new();
+    for (id, in_review) in [("review", true), ("unknown", false)] {
+        bench.create(id).unwrap();
+        bench.pay(id).unwrap();
+        let first = bench.claim_due().remove(0);
+        bench.settle(&first, unknown()).unwrap();
+        bench.pass(Duration::from_secs(3600));
+        let looked = bench.claim_lookups().remove(0);
+        bench.found(&looked, Finding::NotFound).unwrap();
+        let second = bench.claim_due().remove(0);
+        let outcome = if in_review {
+            Sent::KeyReused {
+                reason: "409".to_owned(),
+            }
+        } else {
+            unknown()
+        };
+        bench.settle(&second, outcome).unwrap();
+        bench.settle(&first, approved()).unwrap();
+        let want = if in_review {
+            ("PAID", vec!["SUCCEEDED"])
+        } else {
+            ("PROCESSING", vec!["UNKNOWN"])
+        };
+        assert_eq!(bench.state(id), want);
+    }
+    assert_eq!(bench.claim_lookups().len(), 1, "asked at once");
+    bench.verify();
+}
+
+#[test]
+fn a_clock_that_ran_ahead_loses_no_lookup_and_makes_no_not_found_final() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    let sent = bench.claim_due().remove(0);
+    bench.settle(&sent, unknown()).unwrap();
+    // The wall clock is 23 hours ahead while this process runs, and right again in the next.
+    bench.pass(Duration::from_secs(23 * 3600));
+    bench.restart();
+    let looked = bench.claim_lookups().remove(0);
+    bench.found(&looked, Finding::NotFound).unwrap();
+    assert_eq!(
+        bench.state("inv-1").1,
+        ["UNKNOWN"],
+        "the lag is not measured over a restart"
+    );
+    bench.back(Duration::from_secs(23 * 3600));
+    bench.restart();
+    bench.pass(Duration::from_secs(3600));
+    assert_eq!(
+        bench.claim_lookups().len(),
+        1,
+        "within the hour, not in a day"
+    );
+    bench.verify();
+}
+
+#[test]
 fn cancel_withdraws_what_was_not_sent_and_waits_for_what_may_have_been() {
     let mut bench = Bench::new();
     for id in ["pending", "requested", "approved", "declined", "not-sent"] {
@@ -477,6 +607,32 @@ fn an_invoice_that_cannot_be_read_is_set_aside_and_the_others_go_on() {
     let answer = bench.batch(vec![(pay("damaged"), None), (pay("whole"), None)]);
     assert!(matches!(answer[0], Err(SubmitError::Internal(_))));
     assert!(matches!(answer[1], Ok(Outcome::Fresh(Ok(_), _))));
+    // In a batch of invoices it is one line's fault.
+    let lines = vec![
+        invoice("new-1", 1),
+        invoice("damaged", 1),
+        invoice("new-2", 1),
+    ];
+    let Reply::Created(lines) = bench.submit(Action::Create(lines)).unwrap() else {
+        panic!("of creates")
+    };
+    let told: Vec<_> = lines.iter().map(|it| it.as_ref().err().copied()).collect();
+    assert_eq!(told, [None, Some(Refusal::InvoiceUnreadable), None]);
+    // An id that payd never wrote stops nobody either.
+    bench.pay("new-1").unwrap();
+    bench
+        .database()
+        .execute(
+            "UPDATE invoices SET id = 'not an id' WHERE id = 'damaged'",
+            [],
+        )
+        .unwrap();
+    let claimed: Vec<_> = bench
+        .claim_due()
+        .iter()
+        .map(|it| it.invoice.id.to_string())
+        .collect();
+    assert_eq!(claimed, ["new-1"]);
 }
 
 #[test]

@@ -102,6 +102,10 @@ impl Store for Faulty {
         self.store.next(queue, gateway)
     }
 
+    fn pull_lookups(&mut self, until: Timestamp) -> Result<usize, StoreError> {
+        self.store.pull_lookups(until)
+    }
+
     fn answer(&mut self, actor: &str, key: &str) -> Result<Option<StoredAnswer>, StoreError> {
         self.store.answer(actor, key)
     }

@@ -38,7 +38,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..INVOICES, 0_u8..4).prop_map(|(i, key)| Step::PayWithKey(i, key)),
         1 => (0..INVOICES).prop_map(Step::Cancel),
         5 => Just(Step::Claim),
-        6 => (any::<u8>(), 0_u8..7).prop_map(|(n, what)| Step::Settle(n, what)),
+        6 => (any::<u8>(), 0_u8..8).prop_map(|(n, what)| Step::Settle(n, what)),
         3 => Just(Step::Look),
         4 => (any::<u8>(), 0_u8..6).prop_map(|(n, what)| Step::Found(n, what)),
         1 => (0..INVOICES, any::<bool>()).prop_map(|(i, ok)| Step::Resolve(i, ok)),
@@ -245,6 +245,15 @@ fn check(bench: &Bench, seen: &mut Seen) {
             open,
             usize::from(status == InvoiceStatus::Processing),
             "one open payment while PROCESSING, else none"
+        );
+        // Section 3: word against a decision raises attention, and nothing takes it away.
+        let contradicted = payments
+            .iter()
+            .any(|it| it.payment.contradicted && it.payment.state == PaymentState::Failed);
+        assert!(
+            !contradicted || record.invoice.needs_attention,
+            "{:?}",
+            record.invoice
         );
         // Invariant 5: whatever came before the latest was definitely declined, or withdrawn.
         for earlier in payments.iter().rev().skip(1) {

@@ -20,6 +20,7 @@ CREATE TABLE invoices (
   attempts INTEGER NOT NULL CHECK (attempts >= 0),
   attempts_before_round INTEGER NOT NULL CHECK (attempts_before_round BETWEEN 0 AND attempts),
   needs_attention INTEGER NOT NULL CHECK (needs_attention IN (0, 1)),
+  contradicted_attempt INTEGER,             -- set: no later attempt is sent
   cancel_requested INTEGER NOT NULL CHECK (cancel_requested IN (0, 1)),
   cancel_reason TEXT,
   created_at INTEGER NOT NULL,
