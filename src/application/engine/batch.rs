@@ -290,32 +290,48 @@ impl<'e, S: Store> Batch<'e, S> {
         limit: usize,
         reason: &str,
     ) -> Result<usize, StoreError> {
-        let lost = self.queue(Queue::Leases, until, limit)?;
-        let mut count = 0;
-        for id in &lost {
-            let sending = self.load_or_set_aside(id)?.and_then(|entry| {
-                entry
-                    .aggregate
-                    .latest()
-                    .map(|payment| (payment.id, payment.work.epoch))
-            });
-            let Some((payment, epoch)) = sending else {
-                continue;
-            };
-            let outcome = crate::domain::Outcome::Unknown {
-                reason: reason.to_owned(),
-            };
-            let command = Command::Settle {
-                payment,
-                epoch,
-                outcome,
-            };
-            let caller = self.caller_payd.clone();
-            if self.carry_out_or_set_aside(id, &command, &caller)? {
-                count += 1;
-            }
+        let mut lost = 0;
+        for id in &self.queue(Queue::Leases, until, limit)? {
+            lost += usize::from(self.lose_lease(id, reason)?);
         }
-        Ok(count)
+        Ok(lost)
+    }
+
+    fn lose_lease(&mut self, id: &InvoiceId, reason: &str) -> Result<bool, StoreError> {
+        let sending = self
+            .load_or_set_aside(id)?
+            .and_then(|entry| entry.aggregate.latest())
+            .map(|payment| (payment.id, payment.work.epoch));
+        let Some((payment, epoch)) = sending else {
+            return Ok(false);
+        };
+        let outcome = crate::domain::Outcome::Unknown {
+            reason: reason.to_owned(),
+        };
+        let command = Command::Settle {
+            payment,
+            epoch,
+            outcome,
+        };
+        let caller = self.caller_payd.clone();
+        self.carry_out_or_set_aside(id, &command, &caller)
+    }
+
+    /// Does one piece of payd's own work, to see whether the database takes it. The caller rolls
+    /// it back.
+    pub(super) fn try_out(&mut self, queue: Queue, id: &InvoiceId) -> Result<(), StoreError> {
+        let caller = self.caller_payd.clone();
+        let command = match queue {
+            Queue::Leases => return self.lose_lease(id, "").and_then(|_| self.flush()),
+            Queue::Due => Command::Claim {
+                gateway: self.engine.policy.gateway.clone(),
+            },
+            Queue::Lookups => Command::Look,
+        };
+        if self.load_or_set_aside(id)?.is_some() {
+            self.carry_out_or_set_aside(id, &command, &caller)?;
+        }
+        self.flush()
     }
 
     /// Lookups that lie further ahead than any schedule would put them: the clock of an earlier
@@ -376,7 +392,7 @@ impl<'e, S: Store> Batch<'e, S> {
     }
 
     /// The head of a queue as it stands within this transaction.
-    fn queue(
+    pub(super) fn queue(
         &mut self,
         queue: Queue,
         until: Timestamp,

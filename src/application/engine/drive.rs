@@ -16,7 +16,7 @@ const QUEUE_MAX: usize = 4096;
 
 /// Requests decided in one commit: enough to fill a sync, few enough that the first does not wait
 /// long for the last.
-const BATCH_MAX: usize = 512;
+pub(super) const BATCH_MAX: usize = 512;
 
 /// The engine as others see it. Cheap to clone.
 #[derive(Clone)]

@@ -26,6 +26,8 @@ use batch::Batch;
 
 pub use drive::{EngineHandle, Run, spawn};
 
+use drive::BATCH_MAX;
+
 /// What the rules leave to configuration, and which gateway payments go to.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -218,7 +220,10 @@ impl<S: Store> Engine<S> {
                 for request in requests {
                     self.run_alone(request, now)?;
                 }
-                if let Err(error) = self.decide(&[], true, now) {
+                let work = self
+                    .set_culprits_aside(now)
+                    .and_then(|()| self.decide(&[], true, now));
+                if let Err(error) = work {
                     self.fail(Vec::new(), error)?;
                 }
             }
@@ -276,6 +281,28 @@ impl<S: Store> Engine<S> {
         match self.decide(&requests, false, now) {
             Ok(outcomes) => answer(requests, outcomes),
             Err(error) => self.fail(requests, error)?,
+        }
+        Ok(())
+    }
+
+    /// Tries payd's own work piece by piece, and sets aside what the database refuses: it would
+    /// hold up all the rest for ever.
+    fn set_culprits_aside(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        for queue in [Queue::Leases, Queue::Due, Queue::Lookups] {
+            let head = Batch::begin(self, now)?.queue(queue, now, BATCH_MAX);
+            self.store.rollback();
+            for id in head? {
+                let tried = Batch::begin(self, now)?.try_out(queue, &id);
+                self.store.rollback();
+                match tried {
+                    Ok(()) => {}
+                    Err(StoreError::Constraint(why)) => {
+                        tracing::error!(invoice = %id, %why, "the database refuses work on the invoice; it is set aside");
+                        self.set_aside.insert(id);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         }
         Ok(())
     }
