@@ -16,7 +16,7 @@ use crate::application::{
     App, Bus, Counters, Engine, EngineHandle, Fatal, Overview, Policy, Processor, Resolver, Run,
     spawn,
 };
-use crate::config::{GatewayKind, Listen, LogFormat, Settings};
+use crate::config::{Auth, GatewayKind, Listen, LogFormat, Settings};
 use crate::domain::{LookupPolicy, RetryPolicy};
 use crate::http::{self, Listener};
 use crate::infrastructure::clock::SystemClock;
@@ -203,7 +203,7 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
     let urls: Vec<String> = std::iter::once(file.url())
         .chain(tcp.iter().map(|(_, url)| url.clone()))
         .collect();
-    let banner = banner(&urls, &places);
+    let banner = banner(&urls, &places, settings.server.auth);
 
     let info = engine.info().clone();
     let (handle, run) = spawn(engine);
@@ -425,7 +425,7 @@ fn to_tokio(
 }
 
 /// What a newcomer wants to know: where it listens, how safe that is, and what to type next.
-fn banner(urls: &[String], places: &Places) -> String {
+fn banner(urls: &[String], places: &Places, auth: Auth) -> String {
     let mut text = format!(
         "payd {} is ready; data in {}\n",
         env!("CARGO_PKG_VERSION"),
@@ -434,6 +434,8 @@ fn banner(urls: &[String], places: &Places) -> String {
     for url in urls {
         let who = if url.starts_with("unix:") {
             "who may open the file may use it"
+        } else if auth == Auth::None {
+            "NO TOKEN IS ASKED FOR (--dev): every user of this machine may use it"
         } else {
             "no token is asked for yet: every user of this machine may use it"
         };

@@ -61,7 +61,9 @@ impl LookupPolicy {
         if open_for >= self.attention_after {
             return Self::LATE_INTERVAL;
         }
-        exponential(self.base, self.cap, n)
+        // Not past the moment at which an operator is to be told: the lookup that is then due does it.
+        let until_attention = self.attention_after.saturating_sub(open_for);
+        exponential(self.base, self.cap, n).min(until_attention)
     }
 }
 
@@ -114,6 +116,7 @@ mod tests {
             (3, 6, 8),
             (10, 1000, 900),
             (99, 80_000, 900),
+            (99, 86_300, 100),
             (100, 86_400, 3600),
             (u32::MAX, 999_999, 3600),
         ];

@@ -31,6 +31,38 @@ fn man_pages_are_those_of_the_definitions() {
     }
 }
 
+/// payd.toml(5) is the sample, which another test holds to the settings.
+#[test]
+fn the_manual_of_the_settings_is_the_sample() {
+    let sample = include_str!("../../packaging/payd.toml");
+    let mut page = format!(
+        ".TH payd.toml 5 \"\" \"payd {}\" \"payd manual\"\n\
+         .SH NAME\npayd.toml \\- the settings of payd\n\
+         .SH DESCRIPTION\npayd works without any settings.\n\
+         A setting comes from, in this order: a flag, the environment, the settings file, the default.\n\
+         The file is the one that\n.B \\-\\-config\nnames, else\n.IR ~/.config/payd/payd.toml ,\nelse\n\
+         .IR /etc/payd/payd.toml .\n\
+         Below is one with every setting at its default, each in a comment.\n\
+         .SH FILE\n.nf\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    for line in sample.lines() {
+        // A full stop or an apostrophe at the start of a line would be a request to roff.
+        let guard = if line.starts_with(['.', '\'']) {
+            "\\&"
+        } else {
+            ""
+        };
+        page.push_str(&format!(
+            "{guard}{}\n",
+            line.replace('\\', "\\e").replace('-', "\\-")
+        ));
+    }
+    page.push_str(".fi\n.SH SEE ALSO\n.BR payd (8),\n.BR payctl (1)\n");
+    let pages = BTreeMap::from([("payd.toml.5".to_owned(), page.into_bytes())]);
+    hold("man", &pages, |file| file.ends_with(".5"));
+}
+
 fn page(command: &clap::Command, section: &str, pages: &mut BTreeMap<String, Vec<u8>>) {
     // clap_mangen takes section 1 unless told.
     let man = Man::new(command.clone())

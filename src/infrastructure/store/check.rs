@@ -11,6 +11,7 @@ use crate::domain::{Aggregate, StoreId};
 use super::error::sort;
 use super::open::{OpenError, open_reader};
 use super::rows::{self, invoice_columns, payment_columns, type_of};
+use super::schema;
 use super::writer::meta;
 
 /// A snapshot of a database, to be checked.
@@ -41,7 +42,12 @@ impl VerifySource for SqliteCheck {
             .connection
             .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
             .map_err(sort)?;
-        Ok((said != "ok").then_some(said))
+        if said != "ok" {
+            return Ok(Some(said));
+        }
+        Ok(schema::guarded(&self.connection)
+            .err()
+            .map(|error| error.to_string()))
     }
 
     fn log(&self, each: &mut dyn FnMut(LogRow)) -> Result<(), StoreError> {

@@ -61,6 +61,11 @@ pub enum OpenError {
         /// Which.
         version: usize,
     },
+    /// An index that invariant 4 stands on is gone.
+    #[error(
+        "the index {0}, which keeps invoices from being charged twice, is gone: somebody has changed the database; restore a backup"
+    )]
+    Unguarded(&'static str),
     /// Another program's database.
     #[error("it is not a payd database: move it away, or choose another --data-dir")]
     NotOurs,
@@ -86,6 +91,7 @@ pub fn open_writer(path: &Path, new_id: Uuid) -> Result<SqliteStore, OpenError> 
     set(&connection, "synchronous", "FULL", "2")?;
     set(&connection, "foreign_keys", "ON", "1")?;
     schema::migrate(&mut connection)?;
+    schema::guarded(&connection)?;
     name(&connection, new_id)?;
     Ok(SqliteStore::new(connection))
 }

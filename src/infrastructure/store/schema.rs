@@ -50,6 +50,16 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Sees that the indexes are there which enforce invariant 4.
+pub(super) fn guarded(connection: &Connection) -> Result<(), OpenError> {
+    let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = ?1 AND sql LIKE 'CREATE UNIQUE INDEX %'";
+    for index in ["payments_one_open", "payments_one_succeeded"] {
+        let there = connection.query_row(sql, [index], |_| Ok(())).optional()?;
+        there.ok_or(OpenError::Unguarded(index))?;
+    }
+    Ok(())
+}
+
 /// The checksums of the migrations that the database has had, oldest first.
 fn standing(connection: &Connection) -> Result<Vec<Vec<u8>>, OpenError> {
     let exists = connection
@@ -92,6 +102,23 @@ mod tests {
             .query_row("SELECT count(*) FROM migrations", [], |row| row.get(0))
             .unwrap();
         assert_eq!(usize::try_from(versions).unwrap(), MIGRATIONS.len());
+    }
+
+    #[test]
+    fn a_database_without_its_guards_is_refused() {
+        for index in ["payments_one_open", "payments_one_succeeded"] {
+            let mut connection = Connection::open_in_memory().unwrap();
+            migrate(&mut connection).unwrap();
+            guarded(&connection).unwrap();
+            connection
+                .execute_batch(&format!("DROP INDEX {index}"))
+                .unwrap();
+            let error = guarded(&connection).unwrap_err();
+            assert!(
+                matches!(error, OpenError::Unguarded(it) if it == index),
+                "{error}"
+            );
+        }
     }
 
     #[test]
