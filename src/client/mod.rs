@@ -2,7 +2,7 @@
 //! first request is made.
 //!
 //! It never decides whether a request may be sent again: it says what is known about the one that
-//! broke ([`Error::may_have_arrived`]), and the command decides. The one exception is a GET on a
+//! broke (`Error::may_have_arrived`), and the command decides. The one exception is a GET on a
 //! connection that had been idle, which changes nothing and is made once more.
 
 mod host;
