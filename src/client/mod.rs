@@ -187,6 +187,14 @@ impl Client {
         }
     }
 
+    /// The socket, if payd is reached over one.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        match self.hosts.choose() {
+            Ok(Host::Unix(path)) => Some(path),
+            Ok(Host::Tcp { .. }) | Err(_) => None,
+        }
+    }
+
     /// Another client of the same payd, for a second connection.
     pub(crate) fn another(&self) -> Self {
         Self::new(self.hosts.clone(), self.authorization.clone())
