@@ -76,7 +76,10 @@ impl fmt::Display for PaymentId {
 fn id(text: &str, what: &str) -> Result<String, String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
     let long = text.is_empty() || text.len() > ID_BYTES_MAX;
-    if long || matches!(text, "." | "..") || !text.bytes().all(allowed) {
+    if matches!(text, "." | "..") {
+        return Err(format!("{what} is neither . nor .."));
+    }
+    if long || !text.bytes().all(allowed) {
         return Err(format!(
             "{what} is 1 to {ID_BYTES_MAX} of A-Z a-z 0-9 . _ : -"
         ));

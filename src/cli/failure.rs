@@ -4,6 +4,8 @@
 
 use std::io;
 
+use clap::error::ErrorKind;
+
 use crate::api::{Code, Problem};
 use crate::cli::text::clean;
 use crate::client::{Answer, Error};
@@ -38,6 +40,23 @@ impl Exit {
             Exit::Failed => "payment_failed",
             Exit::Undecided => "undecided",
             Exit::Interrupted => "interrupted",
+        }
+    }
+}
+
+impl Exit {
+    /// The HTTP status that comes nearest, as a problem has one.
+    fn status(self) -> u16 {
+        match self {
+            Exit::Done => 200,
+            Exit::Usage => 400,
+            Exit::Failed => 402,
+            Exit::NotAllowed => 403,
+            Exit::NotFound => 404,
+            Exit::Conflict => 409,
+            Exit::Unexpected | Exit::Interrupted => 500,
+            Exit::Unreachable => 503,
+            Exit::Undecided => 504,
         }
     }
 }
@@ -84,6 +103,28 @@ impl Failure {
     /// The input is not right.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::own(Exit::Usage, message)
+    }
+
+    /// What clap found wrong with the arguments, for machines: its message, and its advice.
+    pub(crate) fn arguments(error: &clap::Error) -> Self {
+        if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            return Self::usage("a command is missing").with_tip("`payctl --help` lists them");
+        }
+        let text = error.render().to_string();
+        let mut paragraphs = text
+            .split("\n\n")
+            .map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>().join(" "))
+            .filter(|paragraph| !paragraph.is_empty());
+        let first = paragraphs.next().unwrap_or_default();
+        let title = first.strip_prefix("error: ").unwrap_or(&first);
+        let advice = paragraphs.collect::<Vec<_>>().join(". ");
+        let advice = advice.strip_prefix("tip: ").unwrap_or(&advice);
+        let failure = Self::usage(title);
+        if advice.is_empty() {
+            failure.with_tip("`payctl --help` lists what there is")
+        } else {
+            failure.with_tip(advice)
+        }
     }
 
     /// What must not happen, happened.
@@ -187,12 +228,15 @@ impl Failure {
             return refusal.answer.body.to_vec();
         }
         let (title, mut more) = self.explain();
-        let code = self.exit().code();
-        let detail = more.pop().unwrap_or_default();
+        let exit = self.exit();
+        let code = exit.code();
+        // Where there is nothing to be done about it, the title is all that there is to say.
+        let detail = more.pop().unwrap_or_else(|| title.clone());
         let detail = detail.strip_prefix("tip: ").unwrap_or(&detail);
         serde_json::json!({
             "type": format!("urn:payctl:error:{code}"),
             "title": title,
+            "status": exit.status(),
             "detail": detail,
             "code": code,
         })

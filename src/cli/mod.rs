@@ -159,12 +159,12 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     CompleteEnv::with_factory(command).complete();
     let args: Vec<OsString> = std::env::args_os().collect();
-    let parsed = command()
-        .color(usage_colour(&args))
-        .try_get_matches_from(args)
-        .and_then(|matches| Arguments::from_arg_matches(&matches));
-    let Arguments { global, command } = match parsed {
+    let Arguments { global, command } = match parse(command(), &args) {
         Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() && wants_json(&args) => {
+            let mut out = Output::new(Format::Json, Colour::Never, false);
+            return end(&mut out, Err(Failure::arguments(&error)));
+        }
         // Prints help and versions to stdout, errors to stderr, and exits with 0 or 2.
         Err(error) => error.exit(),
     };
@@ -182,6 +182,24 @@ pub fn main() -> ExitCode {
         Err(error) => Err(Failure::unexpected(format!("no runtime: {error}"))),
     };
     end(&mut context.out, outcome)
+}
+
+fn parse(command: clap::Command, args: &[OsString]) -> Result<Arguments, clap::Error> {
+    let read = |command: clap::Command| {
+        command
+            .color(usage_colour(args))
+            .try_get_matches_from(args)
+            .and_then(|matches| Arguments::from_arg_matches(&matches))
+    };
+    read(command.clone()).map_err(|error| {
+        // What the environment gave stands in clap's usage line as if it were required.
+        let typed_only = ["host", "token_file"]
+            .into_iter()
+            .fold(command, |command, name| {
+                command.mut_arg(name, |arg| arg.env(None::<&str>))
+            });
+        read(typed_only).err().unwrap_or(error)
+    })
 }
 
 async fn run(command: Command, context: &mut Context) -> Outcome {
@@ -232,9 +250,65 @@ fn usage_colour(args: &[OsString]) -> ColorChoice {
     ColorChoice::Auto
 }
 
+/// Whether machines read what goes wrong, also where the arguments cannot be read whole.
+fn wants_json(args: &[OsString]) -> bool {
+    let typed = args.iter().skip(1).map_while(|word| match word.to_str() {
+        Some("--") => None,
+        word => Some(word.unwrap_or_default()),
+    });
+    let mut named = false;
+    for word in typed {
+        let value = if named {
+            Some(word)
+        } else if let Some(rest) = word.strip_prefix("--output") {
+            rest.strip_prefix('=')
+        } else if word.starts_with("--") {
+            None
+        } else {
+            // Behind -o, which -q may stand before.
+            let short = word.strip_prefix('-').unwrap_or_default();
+            let value = short.trim_start_matches('q').strip_prefix('o');
+            value.map(|value| value.strip_prefix('=').unwrap_or(value))
+        };
+        if matches!(value, Some("json" | "jsonl")) {
+            return true;
+        }
+        named = word == "--output" || (!named && value == Some(""));
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_is_found_however_it_is_typed() {
+        for args in [
+            "-o json",
+            "-ojson",
+            "-o=json",
+            "-qo json",
+            "--output json",
+            "--output=jsonl",
+        ] {
+            let args = format!("payctl invoice lits {args}");
+            let args: Vec<OsString> = args.split(' ').map(OsString::from).collect();
+            assert!(wants_json(&args), "{args:?}");
+        }
+        for args in [
+            "json",
+            "-o table json",
+            "-- -o json",
+            "-o",
+            "--output=name",
+            "-n json",
+        ] {
+            let args = format!("payctl invoice lits {args}");
+            let args: Vec<OsString> = args.split(' ').map(OsString::from).collect();
+            assert!(!wants_json(&args), "{args:?}");
+        }
+    }
 
     #[test]
     fn the_definitions_are_sound() {

@@ -25,12 +25,12 @@ use crate::client::{Answer, Client, Request};
 /// The longest that payd holds an answer.
 const WAIT_SECONDS_MAX: u64 = 60;
 /// However short the timeout, the request itself gets this long to be taken.
-const REQUEST_MIN: Duration = Duration::from_secs(5);
+const REQUEST_MIN: Duration = Duration::from_secs(1);
 /// How long a payd that takes nothing now (503, 429) is asked again: long enough for a restart.
 /// Nothing was done then, so giving up is safe.
 const PATIENCE_MAX: Duration = Duration::from_secs(10);
-/// However late it is, the last look at the invoice gets this long.
-const LOOK_MIN: Duration = Duration::from_secs(1);
+/// How long after the deadline the last look at the invoice and its payment may take, together.
+const LOOK_LAST: Duration = Duration::from_millis(500);
 /// How often the spinner's text is renewed, where somebody watches it.
 const SPINNER_EVERY: Duration = Duration::from_secs(1);
 
@@ -240,7 +240,8 @@ async fn wait(
     let mut watch = Watch::new(context, &plan.id);
     let mut watcher = context.client.another();
     let mut invoice = None;
-    let mut why_not = None;
+    let mut why_not: Option<String> = None;
+    let last = deadline.max(Instant::now()) + LOOK_LAST;
     bar.set_message(format!(
         "{}: PROCESSING, payment {}",
         plan.id, payment.attempt
@@ -272,8 +273,7 @@ async fn wait(
             }
         }
         // The answer is about that one payment; a later one may have decided the invoice.
-        let look = deadline.max(Instant::now() + LOOK_MIN);
-        match timeout_at(look, context.invoice(&plan.id)).await {
+        match timeout_at(last, context.invoice(&plan.id)).await {
             Ok(Ok((_, seen))) => {
                 why_not = None;
                 let decided = matches!(&*seen.status, "PAID" | "FAILED" | "CANCELED");
@@ -284,7 +284,9 @@ async fn wait(
                 }
             }
             Ok(Err(failure)) => why_not = Some(failure.explain().0),
-            Err(_) => {}
+            Err(_) => {
+                why_not.get_or_insert_with(|| "payd gave no answer".to_owned());
+            }
         }
         if Instant::now() >= deadline {
             break;
@@ -300,8 +302,7 @@ async fn wait(
     let attempts = invoice.as_ref().map(|invoice| invoice.attempts);
     let settled = payment.finished_at.is_some() && attempts == Some(payment.attempt);
     if !settled && attempts.is_some() {
-        let look = Instant::now() + LOOK_MIN;
-        let latest = timeout_at(look, latest(&plan.id, context)).await;
+        let latest = timeout_at(last, latest(&plan.id, context)).await;
         if let Ok(Ok((latest_answer, latest))) = latest {
             answer = latest_answer;
             payment = latest;

@@ -17,6 +17,9 @@ use crate::cli::invoice;
 use crate::cli::watch::Watch;
 use crate::client::Answer;
 
+/// However short the timeout, the first look gets this long: it is what the wait is about.
+const LOOK_MIN: Duration = Duration::from_secs(1);
+
 /// Wait until an invoice is paid, failed, or decided at all
 ///
 /// Exit codes: 0, it is so; 6, it can no longer be so; 7, waiting for paid and the payment failed
@@ -79,7 +82,12 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Outcome 
     let bar = context.out.spinner();
     bar.set_message(format!("{}: waiting", arguments.id));
     // Whether there is such an invoice, and a payd, must be known now.
-    let mut seen = context.invoice(&arguments.id).await?;
+    let look = deadline.max(Instant::now() + LOOK_MIN);
+    let Ok(first) = timeout_at(look, context.invoice(&arguments.id)).await else {
+        bar.finish_and_clear();
+        return Err(unseen(&arguments));
+    };
+    let mut seen = first?;
     let mut why_not = None;
     let mut watch = Watch::new(context, &arguments.id);
     let exit = loop {
@@ -101,11 +109,25 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Outcome 
                 bar.finish_and_clear();
                 return Err(failure);
             }
-            Err(_) => break Exit::Undecided,
+            Err(_) => {
+                why_not = Some("payd gave no answer".to_owned());
+                break Exit::Undecided;
+            }
         }
     };
     bar.finish_and_clear();
     report(&arguments, exit, &seen, why_not.as_deref(), context)
+}
+
+/// payd was there, and said nothing.
+fn unseen(arguments: &Arguments) -> Failure {
+    let id = &arguments.id;
+    let waited = typed(arguments.timeout);
+    Failure::own(
+        Exit::Undecided,
+        format!("it is not known how {id} stands: payd gave no answer within {waited}"),
+    )
+    .with_tip("do not pay anew; see payd's log, `payctl status` says whether it answers")
 }
 
 fn report(

@@ -2,7 +2,7 @@
 //! first request is made.
 //!
 //! It never decides whether a request may be sent again: it says what is known about the one that
-//! broke ([`Error::may_have_arrived`]), and the command decides. The one exception is a GET on a
+//! broke (`Error::may_have_arrived`), and the command decides. The one exception is a GET on a
 //! connection that had been idle, which changes nothing and is made once more.
 
 mod host;
@@ -184,6 +184,14 @@ impl Client {
             hosts,
             authorization,
             idle: None,
+        }
+    }
+
+    /// The socket, if payd is reached over one.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        match self.hosts.choose() {
+            Ok(Host::Unix(path)) => Some(path),
+            Ok(Host::Tcp { .. }) | Err(_) => None,
         }
     }
 

@@ -176,10 +176,20 @@ async fn follow(
             Ok(Streamed::Refused(answer)) => {
                 let wait = answer.retry_after();
                 let failure = Failure::refused(answer);
-                if !connected_once || !asks_for_patience(&failure) {
+                if !asks_for_patience(&failure) {
                     return Err(failure);
                 }
-                sleep(wait.unwrap_or_else(|| pause.next())).await;
+                if !noticed {
+                    let why = failure.explain().0;
+                    context.out.note(&format!(
+                        "payd gives no stream now ({why}); going on behind event {cursor} when it does"
+                    ));
+                    noticed = true;
+                }
+                // It answers, so a restart that follows is waited for as well.
+                connected_once = true;
+                let least = pause.next();
+                sleep(wait.unwrap_or(least).max(least)).await;
                 continue;
             }
             Err(error) if !connected_once => return Err(error.into()),

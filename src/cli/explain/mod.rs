@@ -8,11 +8,15 @@ mod sentence;
 mod standing;
 mod story;
 
+use std::time::Duration;
+
 use clap_complete::engine::ArgValueCompleter;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
-use crate::api::{Event, PaymentPage};
+use crate::api::{Event, Payment, PaymentPage};
 use crate::cli::arguments::InvoiceId;
 use crate::cli::completion::invoices;
 use crate::cli::context::{Context, query, read};
@@ -23,6 +27,8 @@ use story::Story;
 
 /// The largest page of events that is asked for.
 const PAGE: &str = "1000";
+/// How long it may take to learn whether payd is paused; the story is told without it as well.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Tell what happened to an invoice, why, and what comes next
 ///
@@ -83,17 +89,40 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Outcome 
             for event in &events {
                 parsed.push(read::<Event<'static>>(event.get().as_bytes(), "event")?);
             }
+            // A payment that is to be sent goes nowhere while payd is paused.
+            let to_send = |payment: &Payment<'_>| payment.status == "REQUESTED";
+            let resume = if payments.payments.iter().any(to_send) {
+                paused(context).await
+            } else {
+                None
+            };
             let story = Story {
                 invoice: &invoice,
                 payments: &payments.payments,
                 events: &parsed,
                 now: context.now(),
+                resume: resume.as_deref(),
             };
             let width = context.out.width();
             context.out.lines(&story.tell(width))?;
         }
     }
     Ok(Exit::Done)
+}
+
+/// The command that ends the pause, if payd is paused and says so. Only the socket is asked: it is
+/// where everybody may know.
+async fn paused(context: &mut Context) -> Option<String> {
+    let socket = context.client.socket()?;
+    let asked = timeout(STATUS_TIMEOUT, context.get("/admin/status")).await;
+    let status: Value = serde_json::from_slice(&asked.ok()?.ok()?.body).ok()?;
+    if status.get("paused") != Some(&Value::Bool(true)) {
+        return None;
+    }
+    let path = socket.display().to_string().replace('\'', r"'\''");
+    Some(format!(
+        "curl -X POST --unix-socket '{path}' http://localhost/admin/resume"
+    ))
 }
 
 async fn events(id: &InvoiceId, context: &mut Context) -> Outcome<Vec<Box<RawValue>>> {

@@ -200,8 +200,8 @@ impl Story<'_> {
             };
             (command, title)
         };
-        let looked_up = "payd asks the gateway at growing distances, up to 15 min, and hourly \
-                         after a day.";
+        let looked_up = "payd asks the gateway again, at growing distances, until it knows; \
+                         nothing is sent meanwhile.";
         match &*payment.status {
             "REQUESTED" => {
                 let why = match &*self.cause(payment) {
@@ -213,13 +213,17 @@ impl Story<'_> {
                 };
                 let due = payment.due_at.parse::<Timestamp>();
                 let later = due.is_ok_and(|due| due > self.now);
-                let next = if later {
+                let next = if self.resume.is_some() {
+                    "Nothing is sent until somebody resumes it: payd is paused.".to_owned()
+                } else if later {
                     format!("It goes to the gateway {}.", self.when(&payment.due_at))
                 } else {
                     "It is due, and goes to the gateway as soon as payd gets to it.".to_owned()
                 };
                 let mut can = vec![wait];
-                if !later {
+                if let Some(resume) = self.resume {
+                    can.push((resume.to_owned(), "resume sending"));
+                } else if !later {
                     can.push(("payctl status".to_owned(), "see whether payd is paused"));
                 }
                 Standing {

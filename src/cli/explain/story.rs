@@ -21,6 +21,8 @@ pub(super) struct Story<'a> {
     pub(super) payments: &'a [Payment<'a>],
     pub(super) events: &'a [Event<'a>],
     pub(super) now: Timestamp,
+    /// The command that ends the pause, while payd is paused.
+    pub(super) resume: Option<&'a str>,
 }
 
 impl Story<'_> {

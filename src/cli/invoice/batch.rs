@@ -307,9 +307,14 @@ fn open(file: &Path) -> Outcome<(Box<dyn BufRead>, Option<u64>)> {
         return Ok((Box::new(stdin), None));
     }
     let opened = File::open(file).map_err(|error| unreadable(file, &error))?;
-    let size = opened
-        .metadata()
-        .ok()
+    let metadata = opened.metadata().ok();
+    if metadata.as_ref().is_some_and(std::fs::Metadata::is_dir) {
+        return Err(Failure::usage(format!(
+            "{} is a directory; --file takes a file with one JSON object a line",
+            file.display()
+        )));
+    }
+    let size = metadata
         .filter(std::fs::Metadata::is_file)
         .map(|metadata| metadata.len());
     Ok((Box::new(BufReader::with_capacity(READ_BYTES, opened)), size))

@@ -132,7 +132,7 @@ fn details(invoice: &Invoice<'_>, now: Timestamp) -> Vec<String> {
     if let Some(next) = &invoice.next_attempt_at {
         rows.push(("next attempt", time(next)));
     }
-    if invoice.cancel_requested {
+    if invoice.cancel_requested && invoice.status == "PROCESSING" {
         let text = "requested; a payment may have been sent, its outcome decides";
         rows.push(("cancel", Cell::new(text)));
     }

@@ -203,3 +203,74 @@ fn a_story_as_json_is_one_object() {
     assert_eq!(story["payments"], json!([payment("SUCCEEDED")]));
     assert_eq!(story["events"].as_array().unwrap().len(), 2);
 }
+
+#[test]
+fn following_waits_for_a_stream_that_is_refused_for_now() {
+    let server = Scripted::start(|asked, before| {
+        if asked.header("accept") != Some("application/x-ndjson") {
+            return log(asked, 0);
+        }
+        match before {
+            // At first, and again when the stream broke off.
+            0 | 1 | 3 | 4 => {
+                Reply::problem(503, "unavailable", "All streams are taken").with("Retry-After", "0")
+            }
+            2 => Reply::Cut(vec![event(1, "PaymentSucceeded")]),
+            _ => Reply::Open(vec![event(2, "PaymentSucceeded")]),
+        }
+    });
+    let args = [
+        "-o",
+        "name",
+        "events",
+        "tail",
+        "-f",
+        "--after",
+        "beginning",
+        "-n",
+        "2",
+    ];
+    let output = server.payctl(&args);
+    exits(&output, 0);
+    assert_eq!(out(&output), "1\n2\n");
+    let said = err(&output);
+    assert_eq!(said.matches("gives no stream now").count(), 1, "{said}");
+    assert_eq!(said.matches("going on behind event 1").count(), 1, "{said}");
+
+    let server = Scripted::start(|_, _| Reply::problem(403, "forbidden", "No"));
+    exits(&server.payctl(&["events", "tail", "-f", "--after", "0"]), 4);
+}
+
+#[test]
+fn a_story_knows_whether_payd_is_paused_and_promises_no_figures() {
+    let tell = |status: u16, paused: bool, payment_status: &'static str| {
+        let server = Scripted::start(move |asked, _| match asked.route().as_str() {
+            "GET /admin/status" => Reply::json(status, json!({"paused": paused}).to_string()),
+            "GET /events" => log(asked, 2),
+            "GET /invoices/inv-1/payments" => {
+                let payments = json!({"payments": [payment(payment_status)]});
+                Reply::json(200, payments.to_string())
+            }
+            _ => Reply::json(200, invoice("inv-1", "PROCESSING", 1).to_string()),
+        });
+        let output = server.payctl(&["explain", "inv-1"]);
+        exits(&output, 0);
+        out(&output)
+    };
+    let text = tell(200, true, "REQUESTED");
+    assert!(text.contains("until somebody resumes"), "{text}");
+    assert!(text.contains("http://localhost/admin/resume"), "{text}");
+    assert!(!text.contains("as soon as"), "{text}");
+    for (status, paused) in [(200, false), (403, true)] {
+        let text = tell(status, paused, "REQUESTED");
+        assert!(text.contains("as soon as payd gets to it"), "{text}");
+    }
+    for open in ["UNKNOWN", "ACCEPTED"] {
+        let text = tell(200, false, open);
+        assert!(
+            text.contains("at growing distances, until it knows"),
+            "{text}"
+        );
+        assert!(text.contains("nothing is sent meanwhile"), "{text}");
+    }
+}

@@ -239,3 +239,85 @@ fn completion_offers_ids_and_stays_silent_without_payd() {
     exits(&output, 0);
     assert_eq!(err(&output), "");
 }
+
+#[test]
+fn a_failure_of_payctls_own_is_a_whole_problem_where_json_is_asked_for() {
+    let gone = [
+        "--host",
+        "unix:///nowhere/payd.sock",
+        "status",
+        "-o",
+        "json",
+    ];
+    let table: [(&[&str], i32, &str, u64); 7] = [
+        (&["-o", "json", "invoice", "lits"], 2, "usage", 400),
+        (&["invoice", "show", "--output=json"], 2, "usage", 400),
+        (
+            &["invoice", "show", "..", "--output", "json"],
+            2,
+            "usage",
+            400,
+        ),
+        (
+            &["-ojsonl", "wait", "inv-1", "--timeout", "60"],
+            2,
+            "usage",
+            400,
+        ),
+        (&["-o", "json", "invoice"], 2, "usage", 400),
+        (
+            &["-o", "json", "invoice", "create", "--amount", "0"],
+            2,
+            "usage",
+            400,
+        ),
+        (&gone, 3, "unreachable", 503),
+    ];
+    for (args, exit, code, status) in table {
+        let output = payctl().args(args).output().unwrap();
+        exits(&output, exit);
+        let problem: serde_json::Value = serde_json::from_str(&err(&output)).unwrap();
+        assert_eq!(problem["code"], code, "{args:?}");
+        assert_eq!(problem["status"], status, "{args:?}");
+        assert_eq!(problem["type"], format!("urn:payctl:error:{code}"));
+        for member in ["title", "detail"] {
+            let text = problem[member].as_str().unwrap();
+            assert!(
+                !text.is_empty() && !text.contains('\n'),
+                "{args:?}: {problem}"
+            );
+        }
+        assert_eq!(out(&output), "");
+    }
+    // Help is no error.
+    let help = payctl()
+        .args(["-o", "json", "pay", "--help"])
+        .output()
+        .unwrap();
+    exits(&help, 0);
+    assert!(out(&help).contains("Usage:"), "{}", out(&help));
+}
+
+#[test]
+fn the_environment_is_no_part_of_the_usage() {
+    let output = payctl()
+        .env("PAYD_HOST", "unix:///nowhere/payd.sock")
+        .args(["invoice", "show"])
+        .output()
+        .unwrap();
+    exits(&output, 2);
+    assert!(!err(&output).contains("--host <URL>"), "{}", err(&output));
+}
+
+#[test]
+fn a_cancel_is_open_only_while_the_invoice_is() {
+    for (status, open) in [("PROCESSING", true), ("CANCELED", false)] {
+        let server = Scripted::start(move |_, _| {
+            let mut invoice = invoice("inv-1", status, 1);
+            invoice["cancel_requested"] = json!(true);
+            Reply::json(200, invoice.to_string())
+        });
+        let text = out(&server.payctl(&["invoice", "show", "inv-1"]));
+        assert_eq!(text.contains("its outcome decides"), open, "{text}");
+    }
+}

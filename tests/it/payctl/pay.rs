@@ -223,3 +223,21 @@ fn wait_outlives_a_payd_that_goes_and_comes_back() {
     });
     exits(&server.payctl(&["wait", "inv-1"]), 0);
 }
+
+#[test]
+fn a_payd_that_falls_silent_after_taking_it_leaves_it_undecided_in_time() {
+    let server = Scripted::start(|asked, before| match before {
+        0 => story(asked, "UNKNOWN", "PROCESSING"),
+        _ => Reply::Open(vec![]),
+    });
+    let started = std::time::Instant::now();
+    let output = server.payctl(&["pay", "inv-1", "--timeout", "1s"]);
+    let took = started.elapsed();
+    exits(&output, 8);
+    assert!(took < std::time::Duration::from_secs(4), "{took:?}");
+    assert!(
+        err(&output).contains("payd gave no answer"),
+        "{}",
+        err(&output)
+    );
+}

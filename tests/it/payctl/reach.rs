@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
 
 use super::{err, exits, invoice, out};
 use crate::support::scripted::{Reply, Scripted, payctl};
@@ -133,4 +134,29 @@ fn what_is_no_payd_is_said_to_be_none() {
     let output = server.payctl(&["invoice", "show", "inv-1"]);
     exits(&output, 1);
     assert!(err(&output).contains("is it payd"), "{}", err(&output));
+}
+
+#[test]
+fn a_silent_payd_does_not_stretch_a_timeout() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("payd.sock");
+    // Connections are taken by the kernel, and nobody ever answers.
+    let _listener = UnixListener::bind(&path).unwrap();
+    let host = format!("unix://{}", path.display());
+    for command in ["wait", "pay"] {
+        let started = Instant::now();
+        let output = payctl()
+            .args(["--host", &host, command, "inv-1", "--timeout", "1s"])
+            .output()
+            .unwrap();
+        let took = started.elapsed();
+        exits(&output, 8);
+        assert!(took < Duration::from_secs(4), "{command} took {took:?}");
+        let said = err(&output);
+        assert!(
+            said.contains("no answer") && said.contains("within 1s"),
+            "{said}"
+        );
+        assert!(said.contains("do not pay anew"), "{said}");
+    }
 }
