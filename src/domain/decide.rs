@@ -269,14 +269,8 @@ fn settle(
         Outcome::Unknown { .. } => (PaymentInput::Ambiguous, "no answer"),
         Outcome::KeyReused { .. } => (PaymentInput::KeyReused, "key used with other parameters"),
     };
-    if let Some(sooner) = look_sooner(payment, epoch, input, context) {
-        return Ok(sooner);
-    }
-    let Some(to) = step(payment, epoch, input)? else {
-        return contradiction(payment, input, says);
-    };
-    if to == payment.state {
-        return Ok(Decision::NOTHING);
+    if let Heard::Enough(decision) = hear(payment, epoch, input, says, context)? {
+        return Ok(decision);
     }
     let gateway = gateway_of(payment);
     match outcome {
@@ -386,15 +380,10 @@ fn found(
     if matches!(finding, Finding::NotFound) && too_soon {
         return Ok(Decision::NOTHING);
     }
-    if let Some(sooner) = look_sooner(payment, epoch, input, context) {
-        return Ok(sooner);
-    }
-    let Some(to) = step(payment, epoch, input)? else {
-        return contradiction(payment, input, says);
+    let to = match hear(payment, epoch, input, says, context)? {
+        Heard::Enough(decision) => return Ok(decision),
+        Heard::Moves(to) => to,
     };
-    if to == payment.state {
-        return Ok(Decision::NOTHING);
-    }
     let gateway = gateway_of(payment);
     let review = |reason: String| {
         Ok(events([Event::PaymentReviewRequired {
@@ -474,24 +463,43 @@ fn resolve(
     Ok(decision)
 }
 
-/// The transition that an answer makes. `None`: the payment is decided, and this says otherwise.
+/// What an answer of the gateway comes to, whichever way it came.
+enum Heard {
+    /// It moves the payment.
+    Moves(PaymentState),
+    /// It does not, and this is all that follows.
+    Enough(Decision),
+}
+
+/// Holds an answer against the table and the claim that it belongs to.
 ///
 /// An answer to an earlier claim changes nothing, but that an approval is proof about the key itself:
 /// it decides a payment in REVIEW, which nobody sends or looks up any more.
-fn step(
+fn hear(
     payment: &Payment,
     epoch: u32,
     input: PaymentInput,
-) -> Result<Option<PaymentState>, Refusal> {
-    match payment.state.next(input) {
-        Err(PaymentRefusal::Contradicts) => Ok(None),
-        Err(_) => Err(Refusal::Stale),
-        Ok(to) if payment.work.epoch == epoch => Ok(Some(to)),
-        Ok(to) if payment.state == PaymentState::Review && input == PaymentInput::Approved => {
-            Ok(Some(to))
-        }
-        Ok(_) => Err(Refusal::Stale),
+    says: &str,
+    context: &Context,
+) -> Result<Heard, Refusal> {
+    if let Some(sooner) = look_sooner(payment, epoch, input, context) {
+        return Ok(Heard::Enough(sooner));
     }
+    let to = match payment.state.next(input) {
+        Err(PaymentRefusal::Contradicts) => {
+            return contradiction(payment, says).map(Heard::Enough);
+        }
+        Err(_) => return Err(Refusal::Stale),
+        Ok(to) => to,
+    };
+    let late_proof = payment.state == PaymentState::Review && input == PaymentInput::Approved;
+    if payment.work.epoch != epoch && !late_proof {
+        return Err(Refusal::Stale);
+    }
+    if to == payment.state {
+        return Ok(Heard::Enough(Decision::NOTHING));
+    }
+    Ok(Heard::Moves(to))
 }
 
 /// An approval that belongs to an earlier claim does not decide an open question, but it is a reason
@@ -520,8 +528,7 @@ fn look_sooner(
 }
 
 /// Word that contradicts what stands is recorded once, and changes nothing else.
-fn contradiction(payment: &Payment, input: PaymentInput, says: &str) -> Result<Decision, Refusal> {
-    debug_assert_eq!(payment.state.next(input), Err(PaymentRefusal::Contradicts));
+fn contradiction(payment: &Payment, says: &str) -> Result<Decision, Refusal> {
     if payment.contradicted {
         return Err(Refusal::Stale);
     }

@@ -152,7 +152,7 @@ impl<'e, S: Store> Batch<'e, S> {
                     Err(Undecided::Refused(refusal)) => Ok(Err(refusal)),
                     // One invoice's damage is no other's.
                     Err(Undecided::SetAside(why)) => {
-                        self.set_aside(&new.id, &why);
+                        self.engine.set_aside(&new.id, &why);
                         Ok(Err(Refusal::InvoiceUnreadable))
                     }
                     Err(error @ Undecided::Store(_)) => Err(error),
@@ -234,14 +234,7 @@ impl<'e, S: Store> Batch<'e, S> {
                 let payment = aggregate
                     .latest()
                     .ok_or(Undecided::Refused(Refusal::PaymentNotFound))?;
-                let view = PaymentView {
-                    invoice: aggregate.invoice.content.clone(),
-                    payment: payment.clone(),
-                };
-                Ok(Reply::Payment {
-                    payment: Box::new(view),
-                    fresh: changed,
-                })
+                Ok(payment_reply(aggregate, payment, changed))
             }
             _ => Ok(Reply::Invoice(view(aggregate))),
         }
@@ -257,7 +250,11 @@ impl<'e, S: Store> Batch<'e, S> {
         // Paid in this very batch, it is in the set and not yet in the store.
         let invoice = match self.engine.store.invoice_of(payment)? {
             Some(invoice) => invoice,
-            None => self.set_invoice_of(payment).ok_or_else(unknown)?,
+            None => self
+                .set
+                .find_payment(payment)
+                .cloned()
+                .ok_or_else(unknown)?,
         };
         self.load(&invoice)?.ok_or_else(unknown)?;
         if self.aggregate(&invoice)?.payment(payment).is_none() {
@@ -272,15 +269,8 @@ impl<'e, S: Store> Batch<'e, S> {
         }
         let changed = self.carry_out(&invoice, command, caller)?;
         let aggregate = self.aggregate(&invoice)?;
-        let payment = aggregate.payment(payment).ok_or_else(unknown)?.clone();
-        let view = PaymentView {
-            invoice: aggregate.invoice.content.clone(),
-            payment,
-        };
-        Ok(Reply::Payment {
-            payment: Box::new(view),
-            fresh: changed,
-        })
+        let payment = aggregate.payment(payment).ok_or_else(unknown)?;
+        Ok(payment_reply(aggregate, payment, changed))
     }
 
     /// Leases that have run out: nobody knows what became of those sends.
@@ -313,14 +303,12 @@ impl<'e, S: Store> Batch<'e, S> {
             epoch,
             outcome,
         };
-        let caller = self.caller_payd.clone();
-        self.carry_out_or_set_aside(id, &command, &caller)
+        self.do_own_work(id, &command)
     }
 
     /// Does one piece of payd's own work, to see whether the database takes it. The caller rolls
     /// it back.
     pub(super) fn try_out(&mut self, queue: Queue, id: &InvoiceId) -> Result<(), StoreError> {
-        let caller = self.caller_payd.clone();
         let command = match queue {
             Queue::Leases => return self.lose_lease(id, "").and_then(|_| self.flush()),
             Queue::Due => Command::Claim {
@@ -328,9 +316,7 @@ impl<'e, S: Store> Batch<'e, S> {
             },
             Queue::Lookups => Command::Look,
         };
-        if self.load_or_set_aside(id)?.is_some() {
-            self.carry_out_or_set_aside(id, &command, &caller)?;
-        }
+        self.do_own_work(id, &command)?;
         self.flush()
     }
 
@@ -377,11 +363,7 @@ impl<'e, S: Store> Batch<'e, S> {
     ) -> Result<Vec<ChargeRequest>, StoreError> {
         let mut taken = Vec::new();
         for id in self.queue(queue, self.now, limit)? {
-            if self.load_or_set_aside(&id)?.is_none() {
-                continue;
-            }
-            let caller = self.caller_payd.clone();
-            if self.carry_out_or_set_aside(&id, command, &caller)?
+            if self.do_own_work(&id, command)?
                 && let Some(entry) = self.set.get(&id)
                 && let Some(payment) = entry.aggregate.latest()
             {
@@ -570,32 +552,28 @@ impl<'e, S: Store> Batch<'e, S> {
     /// For work that payd does by itself: an invoice that cannot be read must not stop the others.
     fn load_or_set_aside(&mut self, id: &InvoiceId) -> Result<Option<&Entry>, StoreError> {
         if let Err(StoreError::BadRow(why)) = self.load(id) {
-            self.set_aside(id, &why);
+            self.engine.set_aside(id, &why);
             return Ok(None);
         }
         Ok(self.set.get(id))
     }
 
-    fn carry_out_or_set_aside(
-        &mut self,
-        id: &InvoiceId,
-        command: &Command,
-        caller: &Caller,
-    ) -> Result<bool, StoreError> {
-        match self.carry_out(id, command, caller) {
+    /// Loads an invoice and carries a command of payd's own out on it. Says whether anything
+    /// followed.
+    fn do_own_work(&mut self, id: &InvoiceId, command: &Command) -> Result<bool, StoreError> {
+        if self.load_or_set_aside(id)?.is_none() {
+            return Ok(false);
+        }
+        let caller = self.caller_payd.clone();
+        match self.carry_out(id, command, &caller) {
             Ok(changed) => Ok(changed),
             Err(Undecided::Refused(_)) => Ok(false),
             Err(Undecided::SetAside(why)) => {
-                self.set_aside(id, &why);
+                self.engine.set_aside(id, &why);
                 Ok(false)
             }
             Err(Undecided::Store(error)) => Err(error),
         }
-    }
-
-    fn set_aside(&mut self, id: &InvoiceId, why: &str) {
-        tracing::error!(invoice = %id, %why, "the invoice cannot be worked on and is set aside; `payd verify` says more");
-        self.engine.set_aside.insert(id.clone());
     }
 
     fn aggregate(&self, id: &InvoiceId) -> Result<&Aggregate, Undecided> {
@@ -603,10 +581,6 @@ impl<'e, S: Store> Batch<'e, S> {
             .get(id)
             .map(|entry| &entry.aggregate)
             .ok_or(Undecided::Refused(Refusal::InvoiceNotFound))
-    }
-
-    fn set_invoice_of(&self, payment: PaymentId) -> Option<InvoiceId> {
-        self.set.find_payment(payment).cloned()
     }
 }
 
@@ -644,6 +618,17 @@ fn view(aggregate: &Aggregate) -> InvoiceView {
     InvoiceView {
         invoice: aggregate.invoice.clone(),
         next_attempt_at: aggregate.next_attempt_at(),
+    }
+}
+
+fn payment_reply(aggregate: &Aggregate, payment: &Payment, fresh: bool) -> Reply {
+    let view = PaymentView {
+        invoice: aggregate.invoice.content.clone(),
+        payment: payment.clone(),
+    };
+    Reply::Payment {
+        payment: Box::new(view),
+        fresh,
     }
 }
 

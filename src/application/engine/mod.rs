@@ -297,14 +297,22 @@ impl<S: Store> Engine<S> {
                 match tried {
                     Ok(()) => {}
                     Err(StoreError::Constraint(why)) => {
-                        tracing::error!(invoice = %id, %why, "the database refuses work on the invoice; it is set aside");
-                        self.set_aside.insert(id);
+                        self.set_aside(&id, &why);
                     }
                     Err(error) => return Err(error),
                 }
             }
         }
         Ok(())
+    }
+
+    /// Leaves an invoice alone from here on, so that the others go on.
+    fn set_aside(&mut self, id: &InvoiceId, why: &str) {
+        tracing::error!(
+            invoice = %id, %why,
+            "the invoice cannot be worked on and is set aside; `payd verify` says more"
+        );
+        self.set_aside.insert(id.clone());
     }
 
     /// Claims wait; everything else is decided now.
