@@ -12,9 +12,11 @@
 //! | [`http`] | routes, problem+json, idempotency, streams, listeners | domain, api, application |
 //! | [`config`] | the settings, and where each came from | domain |
 //! | [`daemon`] | the composition root: the one file that knows every layer | all |
+//! | [`failpoints`] | where tests may end, fail or hold the real binary; nothing in a release | nothing of ours |
 //! | [`client`], [`cli`] | payctl: one connection, one file per command | domain, api |
 
 pub mod domain;
+pub mod failpoints;
 
 pub mod api;
 pub mod application;

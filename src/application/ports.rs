@@ -57,6 +57,23 @@ pub struct ChargeRequest {
     pub traceparent: Option<String>,
 }
 
+/// What a probe of the gateway found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probe {
+    /// It answers, and lets payd in.
+    Usable,
+    /// It does not let payd in (401, 403).
+    Refused {
+        /// Its words.
+        reason: String,
+    },
+    /// It does not answer as a gateway does.
+    Unreachable {
+        /// What happened instead.
+        reason: String,
+    },
+}
+
 /// Whoever moves the money. A gateway makes one request a call and never retries on its own.
 pub trait Gateway: Send + Sync {
     /// Its name, as payments record it: a payment is only ever sent to the gateway of its first send.
@@ -70,6 +87,10 @@ pub trait Gateway: Send + Sync {
 
     /// Asks what became of a payment.
     fn lookup<'a>(&'a self, request: &'a ChargeRequest) -> BoxFuture<'a, Finding>;
+
+    /// Asks for nothing in particular, to see whether the gateway can be used. It moves no money and
+    /// is about no payment.
+    fn probe(&self) -> BoxFuture<'_, Probe>;
 }
 
 /// Why a store did not do as asked.

@@ -44,7 +44,9 @@ impl Processor {
                 let timeout = self.timeout;
                 async move {
                     let outcome = send(gateway.as_ref(), &request, timeout).await;
-                if let Sent::NotSent { reason } | Sent::NotExecuted { reason, .. } = &outcome {
+                if let Sent::NotSent { reason }
+                | Sent::Refused { reason }
+                | Sent::NotExecuted { reason, .. } = &outcome {
                     tracing::warn!(
                         invoice = %request.invoice.id, payment = %request.payment, attempt = request.attempt,
                         %reason, "the gateway did not take a payment; it will be sent again",

@@ -41,12 +41,11 @@ impl Resolver {
             async move {
                 let asked_at = clock.now();
                 let finding = ask(gateway.as_ref(), &request, timeout).await;
-                if let Finding::Inconclusive { reason } = &finding {
+                if let Finding::Inconclusive { reason, .. } | Finding::Refused { reason } = &finding {
                     tracing::warn!(
                         invoice = %request.invoice.id, payment = %request.payment, attempt = request.attempt,
                         %reason, "a lookup told nothing; it will be repeated",
                     );
-                    return;
                 }
                 let command = Command::Found {
                     payment: request.payment,
@@ -66,6 +65,7 @@ async fn ask(gateway: &dyn Gateway, request: &ChargeRequest, timeout: Duration) 
         Ok(finding) => finding,
         Err(_) => Finding::Inconclusive {
             reason: format!("no answer within {timeout:?}"),
+            retry_after: None,
         },
     }
 }

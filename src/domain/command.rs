@@ -31,6 +31,11 @@ pub enum Outcome {
         /// What went wrong.
         reason: String,
     },
+    /// The gateway does not let payd in (401, 403), and executes nothing.
+    Refused {
+        /// The gateway's words.
+        reason: String,
+    },
     /// The gateway says that it did not execute it.
     NotExecuted {
         /// What went wrong.
@@ -77,10 +82,17 @@ pub enum Finding {
         /// What differs.
         reason: String,
     },
+    /// The gateway does not let payd in (401, 403): nothing was learned.
+    Refused {
+        /// The gateway's words.
+        reason: String,
+    },
     /// Nothing was learned.
     Inconclusive {
         /// What happened instead of an answer.
         reason: String,
+        /// How long the gateway wants no other lookup.
+        retry_after: Option<Duration>,
     },
 }
 

@@ -265,7 +265,9 @@ fn settle(
         Outcome::Declined { .. } => (PaymentInput::Declined, "declined"),
         Outcome::Accepted { .. } => (PaymentInput::Pending, "accepted"),
         Outcome::NotSent { .. } => (PaymentInput::NotSent, "not sent"),
-        Outcome::NotExecuted { .. } => (PaymentInput::NotExecuted, "not executed"),
+        Outcome::Refused { .. } | Outcome::NotExecuted { .. } => {
+            (PaymentInput::NotExecuted, "not executed")
+        }
         Outcome::Unknown { .. } => (PaymentInput::Ambiguous, "no answer"),
         Outcome::KeyReused { .. } => (PaymentInput::KeyReused, "key used with other parameters"),
     };
@@ -294,6 +296,8 @@ fn settle(
             Cause::NotSent,
             backoff(payment, None, context),
         )),
+        // Nothing is sent before the gateway lets payd in again; then it may go at once.
+        Outcome::Refused { .. } => Ok(send_again(state, payment, Cause::NotSent, context.now)),
         Outcome::NotExecuted { retry_after, .. } => Ok(send_again(
             state,
             payment,
@@ -370,7 +374,10 @@ fn found(
         Finding::Pending { .. } => (PaymentInput::Pending, "pending"),
         Finding::NotFound => (PaymentInput::NotFound, "not found"),
         Finding::Mismatch { .. } => (PaymentInput::Mismatch, "another charge under this key"),
-        Finding::Inconclusive { .. } => (PaymentInput::Ambiguous, "nothing"),
+        Finding::Refused { .. } => return Ok(Decision::NOTHING),
+        Finding::Inconclusive { retry_after, .. } => {
+            return Ok(look_later(payment, epoch, *retry_after, context));
+        }
     };
     // Too soon after the send, "not found" may only mean "not yet".
     let too_soon = payment
@@ -417,7 +424,30 @@ fn found(
         // Nothing of it is there: it may go out at once, under the same key.
         Finding::NotFound => Ok(send_again(state, payment, Cause::NotReceived, context.now)),
         Finding::Mismatch { reason } => review(reason.clone()),
-        Finding::Inconclusive { .. } => Ok(Decision::NOTHING),
+        Finding::Refused { .. } | Finding::Inconclusive { .. } => Ok(Decision::NOTHING),
+    }
+}
+
+/// A lookup that taught nothing leaves the schedule alone, unless the gateway asks for more time.
+fn look_later(
+    payment: &Payment,
+    epoch: u32,
+    retry_after: Option<Duration>,
+    context: &Context,
+) -> Decision {
+    let (Some(wait), Some(next)) = (retry_after, payment.work.next_lookup_at) else {
+        return Decision::NOTHING;
+    };
+    let at = context.now.plus(wait.min(RetryPolicy::RETRY_AFTER_MAX));
+    if payment.work.epoch != epoch || at <= next {
+        return Decision::NOTHING;
+    }
+    Decision {
+        events: Vec::new(),
+        work: Some(Work::Look {
+            lookups: payment.work.lookups,
+            at,
+        }),
     }
 }
 

@@ -7,10 +7,20 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("domain", &["domain"]),
     ("api", &["api", "domain"]),
-    ("application", &["application", "api", "domain"]),
+    (
+        "application",
+        &["application", "api", "domain", "failpoints"],
+    ),
+    ("failpoints", &["failpoints"]),
     (
         "infrastructure",
-        &["infrastructure", "application", "api", "domain"],
+        &[
+            "infrastructure",
+            "application",
+            "api",
+            "domain",
+            "failpoints",
+        ],
     ),
     ("http", &["http", "application", "api", "domain"]),
     ("config", &["config", "domain"]),
@@ -20,6 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "daemon",
         &[
             "daemon",
+            "failpoints",
             "config",
             "http",
             "infrastructure",

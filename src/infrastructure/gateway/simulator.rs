@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::application::ports::{BoxFuture, ChargeRequest, Clock, Gateway};
+use crate::application::ports::{BoxFuture, ChargeRequest, Clock, Gateway, Probe};
 use crate::domain::{Failure, FailureKind, Finding, Outcome};
 
 /// How long `sim:slow` takes.
@@ -182,6 +182,10 @@ impl Gateway for Simulator {
 
     fn lookup<'a>(&'a self, request: &'a ChargeRequest) -> BoxFuture<'a, Finding> {
         Box::pin(self.lookup(request))
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Probe> {
+        Box::pin(async { Probe::Usable })
     }
 }
 

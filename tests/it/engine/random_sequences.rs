@@ -107,6 +107,7 @@ fn finding(what: u8) -> Finding {
             reason: "amount".to_owned(),
         },
         4 => Finding::Inconclusive {
+            retry_after: None,
             reason: "503".to_owned(),
         },
         _ => Finding::NotFound,
