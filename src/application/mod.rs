@@ -11,6 +11,8 @@ mod engine;
 mod event_log;
 mod working_set;
 
+mod tokens;
+
 mod processor;
 mod resolver;
 mod worker;
@@ -25,5 +27,9 @@ pub use event_log::{DecodeError, Decoded, EventRecord, chain, decode, first_dige
 pub use metrics::{Counters, Decided, Metrics};
 pub use processor::Processor;
 pub use resolver::Resolver;
+pub use tokens::{
+    ADMIN, Adopted, LIVE_MAX, Scopes, Secret, Token, TokenRefusal, TokenRequest, Tokens, Unproven,
+    adopt,
+};
 pub use verify::{Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, verify};
 pub use working_set::{Entry, WorkingSet};

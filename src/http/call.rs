@@ -10,6 +10,7 @@ use axum::http::header::EXPECT;
 use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
+use super::auth::Proof;
 use super::context::{Identity, Shared};
 use super::headers::{self, BodyType, Media};
 use super::problem::Reject;
@@ -25,9 +26,9 @@ pub(super) const BODY_MAX: usize = 64 * 1024;
 /// A batch, in bytes (`DESIGN.md`, section 4).
 pub(super) const BATCH_BODY_MAX: usize = 1024 * 1024;
 
-/// How long a body may take to arrive: ample for 1 MiB over a bad line, and a bound on how long a
-/// client that says nothing holds its connection.
-const BODY_READ_MAX: Duration = Duration::from_secs(30);
+/// How long a body may take to arrive: just less than the request as a whole may take, so that it is
+/// this that is said.
+const BODY_READ_MAX: Duration = Duration::from_secs(9);
 
 /// How much of a body that is too large is still read, and for how long, so that a client that
 /// sends all of it before it reads sees the answer rather than a reset connection.
@@ -40,6 +41,8 @@ pub(super) struct Call {
     pub(super) shared: Arc<Shared>,
     /// Who asks.
     pub(super) caller: Caller,
+    /// What shows who asks.
+    proof: Option<Proof>,
     /// What was said, but for the body.
     pub(super) parts: Parts,
     // A body is not Sync, and handlers lend the call out while they wait; it is never locked.
@@ -60,10 +63,12 @@ impl FromRequest<Arc<Shared>> for Call {
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Infallible> {
         let (parts, body) = request.into_parts();
         let identity = parts.extensions.get::<Identity>();
+        let proof = identity.map(|it| it.proof.clone());
         let caller = identity.map_or_else(Identity::nobody, |it| it.caller.clone());
         Ok(Self {
             shared: Arc::clone(shared),
             caller,
+            proof,
             parts,
             body: Mutex::new(body),
         })
@@ -76,9 +81,30 @@ impl Call {
         &self.shared.app
     }
 
+    /// Whether it came over the Unix socket.
+    pub(super) const fn over_unix(&self) -> bool {
+        matches!(self.proof, Some(Proof::Socket))
+    }
+
+    /// Whether who asked may still do so, for answers that take long.
+    pub(super) fn is_still_allowed(&self) -> bool {
+        let (tokens, wall) = (self.app().engine().tokens(), self.app().wall());
+        let proof = self.proof.as_ref();
+        proof.is_some_and(|proof| proof.holds(tokens, wall))
+    }
+
+    /// The `{name}` of `/admin/tokens/{name}…`, percent-decoded.
+    pub(super) fn token_name(&self) -> Option<String> {
+        self.segment(3)
+    }
+
     /// The `{id}` of `/invoices/{id}…` and `/payments/{id}…`, percent-decoded.
     fn id(&self) -> Option<String> {
-        let segment = self.parts.uri.path().split('/').nth(2)?;
+        self.segment(2)
+    }
+
+    fn segment(&self, place: usize) -> Option<String> {
+        let segment = self.parts.uri.path().split('/').nth(place)?;
         let decoded = percent_encoding::percent_decode_str(segment).decode_utf8();
         decoded.ok().map(std::borrow::Cow::into_owned)
     }

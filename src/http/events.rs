@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::response::Response;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::call::Call;
+use super::context::StreamPlace;
 use super::headers::{Media, accepted};
 use super::problem::{Reject, both};
 use super::query::{self, PAGE_DEFAULT, PAGE_MAX, Query};
@@ -84,14 +85,12 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
     let last = last_event_id(&call.parts.headers);
     let read = read(call.parts.uri.query(), usize::MAX);
     let (last, (start, limit, mut query)) = both(last, read)?;
-    let place = std::sync::Arc::clone(&call.shared.streams)
-        .try_acquire_owned()
-        .map_err(|_| {
-            Reject::unavailable(
-                "All places for event streams are taken. Try again after Retry-After, or read \
-                 pages: Accept: application/json.",
-            )
-        })?;
+    let place = call.shared.streams.take(call.over_unix()).ok_or_else(|| {
+        Reject::unavailable(
+            "All places for event streams are taken. Try again after Retry-After, or read \
+             pages: Accept: application/json.",
+        )
+    })?;
     if call.shared.shutdown.is_cancelled() {
         return Err(Reject::unavailable(
             "payd is shutting down. Go on from the same cursor when it is back.",
@@ -137,7 +136,7 @@ struct Follower {
     media: Media,
     query: EventQuery,
     left: usize,
-    _place: OwnedSemaphorePermit,
+    _place: StreamPlace,
 }
 
 impl Follower {
@@ -166,6 +165,9 @@ impl Follower {
                     })?
                 }
             };
+            if !self.call.is_still_allowed() {
+                return Ok(());
+            }
             if !slice.events.is_empty() {
                 let bytes = self.frames(std::mem::take(&mut slice.events));
                 tokio::select! {
@@ -189,6 +191,9 @@ impl Follower {
                     () = shutdown.cancelled() => return Ok(()),
                     // Before what may be always ready: events that a filter leaves out are silence.
                     () = tokio::time::sleep_until(quiet_until) => {
+                        if !self.call.is_still_allowed() {
+                            return Ok(());
+                        }
                         sender.send(heartbeat(self.media)).await?;
                         quiet_until = Instant::now() + HEARTBEAT;
                     }

@@ -13,6 +13,7 @@ use super::super::ports::{ChargeRequest, Head, Queue, Store, StoreError};
 use super::super::request::{
     Action, Caller, Envelope, InvoiceView, Outcome, PaymentView, Reply, StoredAnswer, SubmitError,
 };
+use super::super::tokens::{self, Token};
 use super::super::working_set::{Entry, WorkingSet};
 use super::Engine;
 
@@ -36,6 +37,7 @@ pub(super) struct Batch<'e, S> {
     settled: Vec<InvoiceId>,
     due: Vec<ChargeRequest>,
     lookups: Vec<ChargeRequest>,
+    tokens_changed: bool,
     wrote: bool,
 }
 
@@ -47,6 +49,8 @@ pub(super) struct Done {
     pub(super) settled: Vec<InvoiceId>,
     pub(super) due: Vec<ChargeRequest>,
     pub(super) lookups: Vec<ChargeRequest>,
+    /// All of them, where some changed.
+    pub(super) tokens: Option<Vec<Token>>,
     pub(super) wrote: bool,
 }
 
@@ -100,6 +104,7 @@ impl<'e, S: Store> Batch<'e, S> {
             settled: Vec::new(),
             due: Vec::new(),
             lookups: Vec::new(),
+            tokens_changed: false,
             wrote: false,
             engine,
         })
@@ -168,6 +173,22 @@ impl<'e, S: Store> Batch<'e, S> {
                     .store
                     .set_paused(*paused)
                     .map(|()| Reply::Done)
+                    .map_err(Undecided::from)
+            }
+            Action::AddToken(request) => {
+                self.tokens_changed = true;
+                self.wrote = true;
+                let by = (self.now, &*caller.actor);
+                tokens::add(&mut self.engine.store, request, by)
+                    .map(|token| Reply::Token(Box::new(token)))
+                    .map_err(Undecided::from)
+            }
+            Action::RevokeToken(name) => {
+                self.tokens_changed = true;
+                self.wrote = true;
+                let by = (self.now, &*caller.actor);
+                tokens::revoke(&mut self.engine.store, name, by)
+                    .map(|token| Reply::Token(Box::new(token)))
                     .map_err(Undecided::from)
             }
             Action::ExpireAnswers { lived } => {
@@ -395,6 +416,10 @@ impl<'e, S: Store> Batch<'e, S> {
     /// Writes, and commits if there is anything to commit.
     pub(super) fn finish(mut self) -> Result<Done, StoreError> {
         self.flush()?;
+        let tokens = match self.tokens_changed {
+            true => Some(self.engine.store.tokens()?),
+            false => None,
+        };
         if self.wrote {
             self.engine.store.commit()?;
         } else {
@@ -407,6 +432,7 @@ impl<'e, S: Store> Batch<'e, S> {
             settled: self.settled,
             due: self.due,
             lookups: self.lookups,
+            tokens,
             wrote: self.wrote,
         })
     }

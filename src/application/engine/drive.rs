@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::super::ports::Store;
 use super::super::request::{Action, Caller, Envelope, Idempotency, Outcome, SubmitError};
+use super::super::tokens::Tokens;
 use super::{Engine, Fatal, Health};
 
 /// Requests that may wait. At some tens of thousands a second, a full queue is a wait of well under
@@ -23,6 +24,7 @@ pub(super) const BATCH_MAX: usize = 512;
 pub struct EngineHandle {
     queue: mpsc::Sender<Envelope>,
     health: Arc<Health>,
+    tokens: Arc<Tokens>,
 }
 
 impl EngineHandle {
@@ -79,6 +81,12 @@ impl EngineHandle {
         self.health.is_paused()
     }
 
+    /// The tokens that are good, and those that were.
+    #[must_use]
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
     /// Requests waiting now, and how many may.
     #[must_use]
     pub fn queue(&self) -> (usize, usize) {
@@ -97,9 +105,11 @@ pub struct Run<S> {
 pub fn spawn<S: Store>(engine: Engine<S>) -> (EngineHandle, Run<S>) {
     let (sender, queue) = mpsc::channel(QUEUE_MAX);
     let health = Arc::clone(engine.health());
+    let tokens = Arc::clone(engine.tokens());
     let handle = EngineHandle {
         queue: sender,
         health,
+        tokens,
     };
     (handle, Run { engine, queue })
 }

@@ -21,6 +21,7 @@ use super::bus::Bus;
 use super::metrics::{Decided, Metrics};
 use super::ports::{Clock, Head, Queue, Random, Store, StoreError, StoreInfo};
 use super::request::{Action, Envelope, SubmitError};
+use super::tokens::Tokens;
 
 use batch::Batch;
 
@@ -74,6 +75,7 @@ pub struct Engine<S> {
     set_aside: HashSet<InvoiceId>,
     wake_at: Option<Timestamp>,
     health: Arc<Health>,
+    tokens: Arc<Tokens>,
     untold: Vec<batch::Line>,
     /// When to see whether there is room again.
     probe_at: Option<Timestamp>,
@@ -133,6 +135,7 @@ impl<S: Store> Engine<S> {
     ) -> Result<Self, StoreError> {
         let info = store.info()?;
         let paused = info.paused;
+        let tokens = Arc::new(Tokens::new(store.tokens()?));
         bus.advance(info.head.sequence);
         let now = info
             .head
@@ -155,6 +158,7 @@ impl<S: Store> Engine<S> {
             set_aside: HashSet::new(),
             wake_at: None,
             health: Arc::new(Health::new(paused)),
+            tokens,
             untold: Vec::new(),
             probe_at: None,
         })
@@ -247,6 +251,11 @@ impl<S: Store> Engine<S> {
     /// How it is, for others to look at.
     pub const fn health(&self) -> &Arc<Health> {
         &self.health
+    }
+
+    /// The tokens, for others to look at.
+    pub const fn tokens(&self) -> &Arc<Tokens> {
+        &self.tokens
     }
 
     /// Finds out whether there is room again, though nobody asks for anything to be written.
@@ -388,6 +397,10 @@ impl<S: Store> Engine<S> {
         self.info.head = done.head;
         self.info.paused = done.paused;
         self.health.paused.store(done.paused, Ordering::Relaxed);
+        // Before whoever asked is answered: a token that was revoked is good for nothing by then.
+        if let Some(tokens) = done.tokens {
+            self.tokens.replace(tokens);
+        }
         for line in &done.lines {
             match line.kind {
                 EventType::PaymentSucceeded => self.metrics.payment_decided(Decided::Succeeded),

@@ -178,6 +178,7 @@ pub(crate) fn payctl() -> Command {
     for name in [
         "PAYD_HOST",
         "PAYD_TOKEN_FILE",
+        "PAYD_CACERT",
         "RUNTIME_DIRECTORY",
         "STATE_DIRECTORY",
         "XDG_RUNTIME_DIR",
