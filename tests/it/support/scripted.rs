@@ -134,6 +134,11 @@ impl Scripted {
         Self { host, asked, dir }
     }
 
+    /// Where it listens, as payctl is told.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// payctl, told to talk to this one.
     pub(crate) fn payctl(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
