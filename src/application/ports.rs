@@ -326,6 +326,8 @@ pub struct EventQuery {
     pub invoice: Option<InvoiceId>,
     /// At most so many.
     pub limit: usize,
+    /// No more once there are so many bytes of them; one there is in any case.
+    pub bytes: Option<usize>,
 }
 
 /// Events as they were stored.

@@ -9,6 +9,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::header::EXPECT;
 use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::auth::Proof;
 use super::context::{Identity, Shared};
@@ -30,6 +31,13 @@ pub(super) const BATCH_BODY_MAX: usize = 1024 * 1024;
 /// this that is said.
 const BODY_READ_MAX: Duration = Duration::from_secs(9);
 
+/// A body up to which no room is asked for: most are smaller, and all connections' together are little.
+const BODY_SMALL: usize = 4 * 1024;
+
+/// How long to wait for room. Whoever has it has [`BODY_READ_MAX`], so others get none in time when many
+/// send by halves.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
+
 /// How much of a body that is too large is still read, and for how long, so that a client that
 /// sends all of it before it reads sees the answer rather than a reset connection.
 const DRAIN_MAX: usize = 8 * 1024 * 1024;
@@ -45,6 +53,8 @@ pub(super) struct Call {
     proof: Option<Proof>,
     /// What was said, but for the body.
     pub(super) parts: Parts,
+    // Held until the request is done with its body.
+    room: Option<OwnedSemaphorePermit>,
     // A body is not Sync, and handlers lend the call out while they wait; it is never locked.
     body: Mutex<Body>,
 }
@@ -70,6 +80,7 @@ impl FromRequest<Arc<Shared>> for Call {
             caller,
             proof,
             parts,
+            room: None,
             body: Mutex::new(body),
         })
     }
@@ -134,9 +145,11 @@ impl Call {
         let body = std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner));
         // A client that waits for leave to send its body is told no without one.
         let drains = !self.parts.headers.contains_key(EXPECT);
+        let said = http_body::Body::size_hint(&body).exact();
         let media = match headers::body_type(&self.parts.headers) {
             BodyType::Known(media) if takes.contains(&media) => media,
             BodyType::Unsaid => {
+                self.make_room(said, BODY_MAX).await?;
                 let bytes = collect(body, BODY_MAX, drains).await?;
                 if bytes.is_empty() {
                     let media = Media::Json;
@@ -155,8 +168,32 @@ impl Call {
             Media::Ndjson => BATCH_BODY_MAX,
             Media::Json | Media::EventStream => BODY_MAX,
         };
+        self.make_room(said, limit).await?;
         let bytes = collect(body, limit, drains).await?;
         Ok(Read { bytes, media })
+    }
+
+    /// Waits for room for a body that comes over TCP, as large as it says, or may be.
+    async fn make_room(&mut self, said: Option<u64>, limit: usize) -> Result<(), Reject> {
+        let size = said.map_or(limit, |said| {
+            usize::try_from(said).unwrap_or(limit).min(limit)
+        });
+        if size <= BODY_SMALL || self.over_unix() {
+            return Ok(());
+        }
+        let kib = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.shared.bodies).acquire_many_owned(kib);
+        match tokio::time::timeout(ROOM_WAIT_MAX, room).await {
+            Ok(room) => {
+                // The semaphore is never closed.
+                self.room = room.ok();
+                Ok(())
+            }
+            Err(_) => Err(Reject::unavailable(
+                "payd reads as many large bodies as it takes at a time. Nothing has happened; send it \
+                 again after Retry-After, or in smaller parts.",
+            )),
+        }
     }
 }
 

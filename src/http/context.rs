@@ -37,6 +37,10 @@ const STREAMS_MAX: usize = 32;
 /// into a flood must see something.
 const SOCKET_STREAMS_KEPT: usize = 4;
 
+/// Bodies of TCP that are read or worked on at a time, in KiB, but for small ones: half-sent ones of
+/// every connection would be half a gigabyte.
+const BODIES_KIB_MAX: usize = 4 * 1024;
+
 /// How long a request may take, until its answer begins and on top of what it asked to wait.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 
@@ -60,6 +64,8 @@ pub(super) struct Shared {
     pub(super) shutdown: CancellationToken,
     /// Places for event streams.
     pub(super) streams: StreamPlaces,
+    /// Room for bodies that come over TCP, in KiB.
+    pub(super) bodies: Arc<Semaphore>,
     /// How often each token may ask.
     pub(super) rates: Option<Rates>,
     /// Who failed to show who they are.
@@ -131,6 +137,7 @@ impl Shared {
             app,
             shutdown,
             streams: StreamPlaces::new(),
+            bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
             rates: options
                 .rate
                 .map(|(requests, period)| Rates::new(requests, period)),

@@ -25,9 +25,12 @@ use crate::domain::{EventType, InvoiceId};
 /// Silence on a stream before a sign of life (`DESIGN.md`, section 4).
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// Events read at a time for a stream. An event is hardly larger than the 64 KiB of the request that
-/// caused it, so this bounds a stream's memory to some MiB; it is enough to make the reads few.
+/// Events read at a time for a stream: enough to make the reads few.
 const STREAM_SLICE: usize = 64;
+
+/// And so many bytes of them, and one event more: some slices of a stream are on their way at a time,
+/// and so all streams that nobody reads hold a few MiB together.
+const STREAM_SLICE_BYTES: usize = 32 * 1024;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +109,7 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
         Start::Now => 0,
     };
     query.limit = if start == Start::Now { 1 } else { STREAM_SLICE };
+    query.bytes = Some(STREAM_SLICE_BYTES);
     let probe = query.clone();
     let mut first = call.app().read(move |reader| reader.events(&probe)).await?;
     match start {
@@ -302,6 +306,7 @@ fn read(
         types,
         invoice,
         limit: 0,
+        bytes: None,
     };
     query.finish((start.unwrap_or(Start::After(0)), limit, events))
 }

@@ -65,7 +65,10 @@ fn the_socket_answers_and_payd_stays_small_whatever_comes_over_tcp() {
             })
             .collect();
         // Half-sent requests: heads up to their limit, and bodies of those who may send one.
-        let long = format!("GET /invoices HTTP/1.1\r\n{head}X-Long: {}", "x".repeat(15_000));
+        let long = format!(
+            "GET /invoices HTTP/1.1\r\n{head}X-Long: {}",
+            "x".repeat(15_000)
+        );
         let body = format!(
             "POST /invoices HTTP/1.1\r\n{head}Content-Type: application/json\r\nContent-Length: 65000\r\n\r\n{}",
             "x".repeat(64_000)
@@ -128,6 +131,9 @@ fn the_socket_answers_and_payd_stays_small_whatever_comes_over_tcp() {
     }
     // When it is over, TCP is there again.
     crate::support::daemon::until("TCP answers", || {
-        daemon.tcp.request("GET", "/invoices", &[], b"").is_ok_and(|it| it.status == 200)
+        daemon
+            .tcp
+            .request("GET", "/invoices", &[], b"")
+            .is_ok_and(|it| it.status == 200)
     });
 }

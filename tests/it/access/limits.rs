@@ -34,10 +34,16 @@ fn guesses_are_slowed_and_good_tokens_of_the_same_peer_are_not() {
         assert_eq!(answer.header("connection"), Some("close"));
     }
     let six: u64 = [25, 50, 100, 200, 400, 800].iter().sum();
-    assert!(start.elapsed() >= Duration::from_millis(six), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(six),
+        "{:?}",
+        start.elapsed()
+    );
     // Many at once: some wait their second, the rest are turned away; whoever has a token is let in.
     std::thread::scope(|scope| {
-        let guesses: Vec<_> = (0..48).map(|_| scope.spawn(|| nobody.get("/invoices").status)).collect();
+        let guesses: Vec<_> = (0..48)
+            .map(|_| scope.spawn(|| nobody.get("/invoices").status))
+            .collect();
         for _ in 0..5 {
             daemon.tcp.get("/invoices").expect(200);
         }
@@ -52,7 +58,10 @@ fn guesses_are_slowed_and_good_tokens_of_the_same_peer_are_not() {
 fn a_body_that_does_not_arrive_is_given_up_within_ten_seconds() {
     let daemon = Daemon::start();
     let start = Instant::now();
-    let half = [("Content-Type", "application/json"), ("Content-Length", "100")];
+    let half = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", "100"),
+    ];
     std::thread::scope(|scope| {
         for (_, host) in daemon.hosts() {
             scope.spawn(move || {
@@ -61,17 +70,25 @@ fn a_body_that_does_not_arrive_is_given_up_within_ten_seconds() {
             });
         }
     });
-    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        start.elapsed()
+    );
     // Who has shown no token is not waited for.
     let nobody = daemon.tcp.showing(None);
-    nobody.request("POST", "/invoices", &half, b"{").unwrap().problem(401, "unauthenticated");
+    nobody
+        .request("POST", "/invoices", &half, b"{")
+        .unwrap()
+        .problem(401, "unauthenticated");
 }
 
 #[test]
 fn the_socket_has_streams_when_tcp_has_taken_all() {
     const LINES: (&str, &str) = ("Accept", "application/x-ndjson");
     let daemon = Daemon::start();
-    let open = |host: &crate::support::http::Host| host.open("GET", "/events", &[LINES], b"").unwrap();
+    let open =
+        |host: &crate::support::http::Host| host.open("GET", "/events", &[LINES], b"").unwrap();
     let _tcp: Vec<_> = (0..32)
         .map(|_| {
             let stream = open(&daemon.tcp);

@@ -23,13 +23,20 @@ fn over_tcp(daemon: &Daemon) -> Command {
 
 fn with_default_file(daemon: &Daemon, args: &[&str]) -> Output {
     let data = daemon.directory().join("data");
-    over_tcp(daemon).env("STATE_DIRECTORY", data).args(args).output().unwrap()
+    over_tcp(daemon)
+        .env("STATE_DIRECTORY", data)
+        .args(args)
+        .output()
+        .unwrap()
 }
 
 #[test]
 fn on_this_machine_the_admins_token_is_found_by_itself() {
     let daemon = Daemon::start();
-    exits(&with_default_file(&daemon, &["invoice", "create", "inv-1", "--amount", "1000"]), 0);
+    exits(
+        &with_default_file(&daemon, &["invoice", "create", "inv-1", "--amount", "1000"]),
+        0,
+    );
     exits(&with_default_file(&daemon, &["pay", "inv-1"]), 0);
     exits(&with_default_file(&daemon, &["status"]), 0);
     let none = tempfile::tempdir().unwrap();
@@ -48,7 +55,16 @@ fn on_this_machine_the_admins_token_is_found_by_itself() {
 fn tokens_are_made_listed_and_revoked() {
     let daemon = Daemon::start();
     let made = daemon.payctl(&[
-        "token", "create", "--name", "shop", "--scope", "create,pay", "--scope", "read", "--expires", "30d",
+        "token",
+        "create",
+        "--name",
+        "shop",
+        "--scope",
+        "create,pay",
+        "--scope",
+        "read",
+        "--expires",
+        "30d",
     ]);
     exits(&made, 0);
     let token = out(&made);
@@ -60,9 +76,16 @@ fn tokens_are_made_listed_and_revoked() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     let shop = |args: &[&str]| {
         let mut command = over_tcp(&daemon);
-        command.env("PAYD_TOKEN_FILE", &file).args(args).output().unwrap()
+        command
+            .env("PAYD_TOKEN_FILE", &file)
+            .args(args)
+            .output()
+            .unwrap()
     };
-    exits(&shop(&["invoice", "create", "inv-1", "--amount", "1000"]), 0);
+    exits(
+        &shop(&["invoice", "create", "inv-1", "--amount", "1000"]),
+        0,
+    );
     exits(&shop(&["pay", "inv-1"]), 0);
     let refused = shop(&["status"]);
     exits(&refused, 4);
@@ -73,10 +96,19 @@ fn tokens_are_made_listed_and_revoked() {
     for part in ["admin", "shop", "read,create,pay", "expires"] {
         assert!(out(&listed).contains(part), "{part}: {}", out(&listed));
     }
-    assert_eq!(out(&daemon.payctl(&["token", "list", "-o", "name"])), "admin\nshop\n");
+    assert_eq!(
+        out(&daemon.payctl(&["token", "list", "-o", "name"])),
+        "admin\nshop\n"
+    );
     exits(&daemon.payctl(&["token", "revoke", "shop"]), 0);
-    assert_eq!(out(&daemon.payctl(&["token", "list", "-o", "name"])), "admin\n");
-    assert_eq!(out(&daemon.payctl(&["token", "list", "--all", "-o", "name"])), "admin\nshop\n");
+    assert_eq!(
+        out(&daemon.payctl(&["token", "list", "-o", "name"])),
+        "admin\n"
+    );
+    assert_eq!(
+        out(&daemon.payctl(&["token", "list", "--all", "-o", "name"])),
+        "admin\nshop\n"
+    );
     let refused = shop(&["invoice", "show", "inv-1"]);
     exits(&refused, 4);
     assert!(err(&refused).contains("revoked"), "{}", err(&refused));
@@ -84,7 +116,14 @@ fn tokens_are_made_listed_and_revoked() {
     for args in [
         &["token", "create"][..],
         &["token", "create", "--scope", "root"],
-        &["token", "create", "--scope", "read", "--expires", "yesterday"],
+        &[
+            "token",
+            "create",
+            "--scope",
+            "read",
+            "--expires",
+            "yesterday",
+        ],
         &["token", "create", "--scope", "read", "--name", "payd"],
         &["token", "create", "--scope", "read", "-o", "name"],
     ] {
@@ -104,9 +143,18 @@ fn a_token_file_that_others_may_read_is_warned_of() {
     for (mode, warned) in [(0o600, false), (0o400, false), (0o644, true), (0o640, true)] {
         fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         let mut command = over_tcp(&daemon);
-        let output = command.env("PAYD_TOKEN_FILE", &file).args(["invoice", "list"]).output().unwrap();
+        let output = command
+            .env("PAYD_TOKEN_FILE", &file)
+            .args(["invoice", "list"])
+            .output()
+            .unwrap();
         exits(&output, 0);
-        assert_eq!(err(&output).contains("others may read"), warned, "{mode:o}: {}", err(&output));
+        assert_eq!(
+            err(&output).contains("others may read"),
+            warned,
+            "{mode:o}: {}",
+            err(&output)
+        );
     }
 }
 
@@ -136,7 +184,8 @@ fn no_token_crosses_a_network_in_the_clear_or_goes_to_a_socket() {
 fn a_redirect_takes_no_token_anywhere() {
     let thief = Scripted::start_tcp(|_, _| Reply::json(200, "{}"));
     let location = thief.host().to_owned();
-    let server = Scripted::start_tcp(move |_, _| Reply::json(307, "{}").with("Location", &location));
+    let server =
+        Scripted::start_tcp(move |_, _| Reply::json(307, "{}").with("Location", &location));
     let file = server.file("token", "s3cret");
     let output = server.payctl(&["--token-file", file.to_str().unwrap(), "status"]);
     exits(&output, 1);

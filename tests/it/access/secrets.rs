@@ -16,10 +16,14 @@ fn no_token_is_in_a_log_an_event_a_process_list_or_the_database() {
     let (_, shop) = make_token(&daemon, "shop", &["create", "pay"]);
     let keyed = [("Idempotency-Key", "k")];
     let body = r#"{"name":"keyed","scopes":["read"]}"#;
-    let made = daemon.tcp.post_with("/admin/tokens", &keyed, body).expect(201);
+    let made = daemon
+        .tcp
+        .post_with("/admin/tokens", &keyed, body)
+        .expect(201);
     let keyed = made["token"].as_str().unwrap().to_owned();
     let host = daemon.tcp.showing(Some(&shop));
-    host.post("/invoices", r#"{"id":"inv-1","amount":1000}"#).expect(201);
+    host.post("/invoices", r#"{"id":"inv-1","amount":1000}"#)
+        .expect(201);
     host.post("/invoices/inv-1/pay", "").expect(202);
     daemon.until_invoice("inv-1", "PAID");
     // Good, not good for this, good no more, and nearly good.
@@ -56,7 +60,9 @@ fn no_token_is_in_a_log_an_event_a_process_list_or_the_database() {
         // All of it, and the random part alone.
         let random = &token[14..57];
         for (place, bytes) in &places {
-            let there = bytes.windows(random.len()).any(|it| it == random.as_bytes());
+            let there = bytes
+                .windows(random.len())
+                .any(|it| it == random.as_bytes());
             assert!(!there, "the token {name} is in {place}");
         }
     }

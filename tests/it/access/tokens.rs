@@ -43,14 +43,29 @@ fn every_route_asks_for_its_scope_and_takes_no_other() {
         .unwrap()
         .iter()
         .flat_map(|(path, item)| {
-            let verbs = item.as_object().unwrap().keys().filter(|it| *it != "parameters");
+            let verbs = item
+                .as_object()
+                .unwrap()
+                .keys()
+                .filter(|it| *it != "parameters");
             verbs.map(move |verb| (verb.to_uppercase(), path.clone()))
         })
         .collect();
-    let here = ROUTES.iter().map(|(verb, path, _)| ((*verb).to_owned(), (*path).to_owned()));
-    assert_eq!(told, here.collect(), "a route is missing in this test's table");
+    let here = ROUTES
+        .iter()
+        .map(|(verb, path, _)| ((*verb).to_owned(), (*path).to_owned()));
+    assert_eq!(
+        told,
+        here.collect(),
+        "a route is missing in this test's table"
+    );
 
-    let tokens = SCOPES.map(|scope| (scope, make_token(&daemon, &format!("only-{scope}"), &[scope]).1));
+    let tokens = SCOPES.map(|scope| {
+        (
+            scope,
+            make_token(&daemon, &format!("only-{scope}"), &[scope]).1,
+        )
+    });
     for (verb, path, asks) in ROUTES {
         let path = path.replace("{id}", "none").replace("{name}", "none");
         for (scope, token) in &tokens {
@@ -59,19 +74,36 @@ fn every_route_asks_for_its_scope_and_takes_no_other() {
             let answer = host.request(verb, &path, &[], b"").unwrap();
             let may = asks.is_empty() || scope == asks || *scope == "admin";
             if may {
-                assert!(!matches!(answer.status, 401 | 403), "{verb} {path} with {scope}");
+                assert!(
+                    !matches!(answer.status, 401 | 403),
+                    "{verb} {path} with {scope}"
+                );
                 continue;
             }
             let said = answer.problem(403, "forbidden");
             assert!(said["detail"].as_str().unwrap().contains(asks), "{said}");
             let challenge = answer.header("www-authenticate").unwrap();
             assert!(challenge.contains("insufficient_scope"), "{challenge}");
-            assert!(challenge.contains(&format!("scope=\"{asks}\"")), "{challenge}");
+            assert!(
+                challenge.contains(&format!("scope=\"{asks}\"")),
+                "{challenge}"
+            );
         }
-        let answer = daemon.tcp.showing(None).request(verb, &path, &[], b"").unwrap();
-        assert_eq!(answer.status == 401, !asks.is_empty(), "{verb} {path} without a token");
+        let answer = daemon
+            .tcp
+            .showing(None)
+            .request(verb, &path, &[], b"")
+            .unwrap();
+        assert_eq!(
+            answer.status == 401,
+            !asks.is_empty(),
+            "{verb} {path} without a token"
+        );
         let answer = daemon.unix.request(verb, &path, &[], b"").unwrap();
-        assert!(!matches!(answer.status, 401 | 403), "{verb} {path} on the socket");
+        assert!(
+            !matches!(answer.status, 401 | 403),
+            "{verb} {path} on the socket"
+        );
     }
     assert!(daemon.events().is_empty(), "nothing has happened");
 }
@@ -81,11 +113,16 @@ fn several_scopes_add_up() {
     let daemon = Daemon::start();
     let (_, token) = make_token(&daemon, "shop", &["create", "pay"]);
     let shop = daemon.tcp.showing(Some(&token));
-    shop.post("/invoices", r#"{"id":"inv-1","amount":1000}"#).expect(201);
+    shop.post("/invoices", r#"{"id":"inv-1","amount":1000}"#)
+        .expect(201);
     shop.post("/invoices/inv-1/pay", "").expect(202);
     shop.get("/invoices/inv-1").problem(403, "forbidden");
     daemon.until_invoice("inv-1", "PAID");
-    let actors: Vec<_> = daemon.events().iter().map(|it| it["actor"].clone()).collect();
+    let actors: Vec<_> = daemon
+        .events()
+        .iter()
+        .map(|it| it["actor"].clone())
+        .collect();
     assert_eq!(actors, ["shop", "shop", "payd"], "events name the token");
     let line = daemon
         .log()
@@ -110,26 +147,50 @@ fn whoever_has_no_good_token_is_told_what_to_do() {
         (Some("Bearer".to_owned()), "invalid_token", "cut off"),
         (Some(format!("Basic {good}")), "invalid_token", "cut off"),
         (Some(good.clone()), "invalid_token", "cut off"),
-        (Some(format!("Bearer {foreign}")), "invalid_token", "does not know"),
+        (
+            Some(format!("Bearer {foreign}")),
+            "invalid_token",
+            "does not know",
+        ),
     ] {
-        let headers: Vec<_> = header.iter().map(|it| ("Authorization", it.as_str())).collect();
+        let headers: Vec<_> = header
+            .iter()
+            .map(|it| ("Authorization", it.as_str()))
+            .collect();
         let nobody = daemon.tcp.showing(None);
         let answer = nobody.request("GET", "/invoices", &headers, b"").unwrap();
         let said = answer.problem(401, "unauthenticated");
-        assert!(said["detail"].as_str().unwrap().contains(says), "{header:?}: {said}");
+        assert!(
+            said["detail"].as_str().unwrap().contains(says),
+            "{header:?}: {said}"
+        );
         let challenge = answer.header("www-authenticate").unwrap();
         assert!(challenge.starts_with("Bearer "), "{challenge}");
-        assert_eq!(challenge.contains("error="), !error.is_empty(), "{challenge}");
+        assert_eq!(
+            challenge.contains("error="),
+            !error.is_empty(),
+            "{challenge}"
+        );
         assert!(challenge.contains(error), "{challenge}");
     }
-    let twice = [("Authorization", format!("Bearer {good}")), ("Authorization", format!("Bearer {good}"))];
-    let twice = [(twice[0].0, twice[0].1.as_str()), (twice[1].0, twice[1].1.as_str())];
+    let twice = [
+        ("Authorization", format!("Bearer {good}")),
+        ("Authorization", format!("Bearer {good}")),
+    ];
+    let twice = [
+        (twice[0].0, twice[0].1.as_str()),
+        (twice[1].0, twice[1].1.as_str()),
+    ];
     let answer = daemon.tcp.request("GET", "/invoices", &twice, b"").unwrap();
     answer.problem(401, "unauthenticated");
     daemon.tcp.get("/invoices").expect(200);
     // On the socket nobody looks at it.
     let bad = [("Authorization", "Bearer nonsense")];
-    daemon.unix.request("GET", "/invoices", &bad, b"").unwrap().expect(200);
+    daemon
+        .unix
+        .request("GET", "/invoices", &bad, b"")
+        .unwrap()
+        .expect(200);
 }
 
 #[test]
@@ -137,32 +198,56 @@ fn a_token_is_shown_once_listed_without_it_and_revoked_for_good() {
     let mut daemon = Daemon::start();
     let (made, token) = make_token(&daemon, "shop", &["read"]);
     let id = made["id"].as_str().unwrap();
-    assert!(token.starts_with(&format!("payd_{id}_")), "the id is in the token");
+    assert!(
+        token.starts_with(&format!("payd_{id}_")),
+        "the id is in the token"
+    );
     let uid = format!("uid:{}", rustix::process::getuid().as_raw());
     assert_eq!(made["created_by"], uid.as_str());
     let shop = daemon.tcp.showing(Some(&token));
     shop.get("/invoices").expect(200);
     let list = || daemon.unix.get("/admin/tokens").expect(200)["tokens"].clone();
-    let names: Vec<_> = list().as_array().unwrap().iter().map(|it| it["name"].clone()).collect();
+    let names: Vec<_> = list()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["name"].clone())
+        .collect();
     assert_eq!(names, ["admin", "shop"]);
     assert!(!list().to_string().contains(&token[14..]));
 
     // The name is taken while the token is good.
     let again = json!({"name": "shop", "scopes": ["read"]}).to_string();
-    let refused = daemon.unix.post("/admin/tokens", &again).problem(422, "invalid_request");
+    let refused = daemon
+        .unix
+        .post("/admin/tokens", &again)
+        .problem(422, "invalid_request");
     assert_eq!(refused["errors"][0]["field"], "name");
 
     let revoked = daemon.tcp.post("/admin/tokens/shop/revoke", "").expect(200);
     assert_eq!(revoked["revoked_by"], "admin");
     let said = shop.get("/invoices").problem(401, "unauthenticated");
-    assert!(said["detail"].as_str().unwrap().contains("revoked"), "{said}");
-    let once_more = daemon.unix.post(&format!("/admin/tokens/{id}/revoke"), "").expect(200);
+    assert!(
+        said["detail"].as_str().unwrap().contains("revoked"),
+        "{said}"
+    );
+    let once_more = daemon
+        .unix
+        .post(&format!("/admin/tokens/{id}/revoke"), "")
+        .expect(200);
     assert_eq!(once_more, revoked, "once more is the same");
-    daemon.unix.post("/admin/tokens/none/revoke", "").problem(404, "not_found");
+    daemon
+        .unix
+        .post("/admin/tokens/none/revoke", "")
+        .problem(404, "not_found");
     let (_, next) = make_token(&daemon, "shop", &["read"]);
     daemon.kill();
     daemon.start_again();
-    daemon.tcp.showing(Some(&token)).get("/invoices").problem(401, "unauthenticated");
+    daemon
+        .tcp
+        .showing(Some(&token))
+        .get("/invoices")
+        .problem(401, "unauthenticated");
     daemon.tcp.showing(Some(&next)).get("/invoices").expect(200);
     daemon.tcp.get("/invoices").expect(200);
 }
@@ -172,15 +257,24 @@ fn a_token_expires_by_itself() {
     let daemon = Daemon::start();
     let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
     let body = json!({"name": "guest", "scopes": ["read"], "expires_at": soon.to_string()});
-    let made = daemon.unix.post("/admin/tokens", &body.to_string()).expect(201);
+    let made = daemon
+        .unix
+        .post("/admin/tokens", &body.to_string())
+        .expect(201);
     let guest = daemon.tcp.showing(made["token"].as_str());
     guest.get("/invoices").expect(200);
     until("it has expired", || guest.get("/invoices").status == 401);
     let said = guest.get("/invoices").problem(401, "unauthenticated");
-    assert!(said["detail"].as_str().unwrap().contains("expired"), "{said}");
+    assert!(
+        said["detail"].as_str().unwrap().contains("expired"),
+        "{said}"
+    );
     assert!(jiff::Timestamp::now() >= soon);
     // In the past it would never have been good.
-    let refused = daemon.unix.post("/admin/tokens", &body.to_string()).problem(422, "invalid_request");
+    let refused = daemon
+        .unix
+        .post("/admin/tokens", &body.to_string())
+        .problem(422, "invalid_request");
     assert_eq!(refused["errors"][0]["field"], "expires_at");
 }
 
@@ -189,11 +283,17 @@ fn no_token_takes_the_name_of_another_actor() {
     let daemon = Daemon::start();
     for name in ["payd", "tcp", "nobody", "admin", "uid:0", "", "a b", "ä"] {
         let body = json!({"name": name, "scopes": ["read"]}).to_string();
-        let refused = daemon.unix.post("/admin/tokens", &body).problem(422, "invalid_request");
+        let refused = daemon
+            .unix
+            .post("/admin/tokens", &body)
+            .problem(422, "invalid_request");
         assert_eq!(refused["errors"][0]["field"], "name", "{name}");
     }
     let (made, _) = {
-        let made = daemon.unix.post("/admin/tokens", r#"{"scopes":["read"]}"#).expect(201);
+        let made = daemon
+            .unix
+            .post("/admin/tokens", r#"{"scopes":["read"]}"#)
+            .expect(201);
         (made.clone(), made["token"].clone())
     };
     let name = format!("token-{}", made["id"].as_str().unwrap());
@@ -205,7 +305,10 @@ fn a_token_made_under_a_key_is_made_once_and_kept_by_nobody() {
     let mut daemon = Daemon::start();
     let key = [("Idempotency-Key", "make-shop")];
     let body = r#"{"name":"shop","scopes":["read"]}"#;
-    let first = daemon.unix.post_with("/admin/tokens", &key, body).expect(201);
+    let first = daemon
+        .unix
+        .post_with("/admin/tokens", &key, body)
+        .expect(201);
     assert!(first["token"].is_string());
     daemon.kill();
     daemon.start_again();
@@ -229,16 +332,32 @@ fn a_stream_ends_when_its_token_does() {
         .showing(Some(&token))
         .open("GET", "/events", &[LINES], b"")
         .unwrap();
-    daemon.unix.post("/invoices", r#"{"id":"seen","amount":1}"#).expect(201);
+    daemon
+        .unix
+        .post("/invoices", r#"{"id":"seen","amount":1}"#)
+        .expect(201);
     assert_eq!(stream.json().unwrap()["subject"], "seen");
-    daemon.unix.post("/admin/tokens/listener/revoke", "").expect(200);
-    daemon.unix.post("/invoices", r#"{"id":"unseen","amount":1}"#).expect(201);
-    assert_eq!(stream.json(), None, "and nothing of what came after is on it");
+    daemon
+        .unix
+        .post("/admin/tokens/listener/revoke", "")
+        .expect(200);
+    daemon
+        .unix
+        .post("/invoices", r#"{"id":"unseen","amount":1}"#)
+        .expect(201);
+    assert_eq!(
+        stream.json(),
+        None,
+        "and nothing of what came after is on it"
+    );
 }
 
 #[test]
 fn without_tokens_everyone_is_let_in_and_told_so_loudly() {
-    for (setting, flag) in [(Some(("PAYD_SERVER__AUTH", "none")), "server.auth"), (None, "")] {
+    for (setting, flag) in [
+        (Some(("PAYD_SERVER__AUTH", "none")), "server.auth"),
+        (None, ""),
+    ] {
         let daemon = match setting {
             Some(setting) => Daemon::with(&[setting]),
             None => Daemon::start(),
@@ -246,7 +365,12 @@ fn without_tokens_everyone_is_let_in_and_told_so_loudly() {
         let nobody = daemon.tcp.showing(None);
         let open = setting.is_some();
         assert_eq!(nobody.get("/invoices").status == 200, open, "{flag}");
-        assert_eq!(daemon.banner.contains("NO TOKEN"), open, "{}", daemon.banner);
+        assert_eq!(
+            daemon.banner.contains("NO TOKEN"),
+            open,
+            "{}",
+            daemon.banner
+        );
         assert_eq!(daemon.log().contains("NO TOKEN"), open);
         if open {
             nobody.post("/invoices", r#"{"amount":1}"#).expect(201);
