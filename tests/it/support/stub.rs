@@ -3,17 +3,19 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::daemon::Daemon;
+use super::http::Wire;
 
 /// A request as it came.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
+    pub(crate) at: Instant,
     /// Which connection it came on, from 0.
     pub(crate) connection: usize,
     pub(crate) method: String,
@@ -71,6 +73,8 @@ pub(crate) enum Act {
     Hold(Vec<u8>),
     /// Sends these bytes one at a time, so long apart.
     Drip(Vec<u8>, Duration),
+    /// Sends the first, and the second once the test has come to the barrier; it comes there twice.
+    Twice(Vec<u8>, Vec<u8>, Arc<Barrier>),
 }
 
 /// An answer with a JSON body.
@@ -115,6 +119,7 @@ pub(crate) struct Stub {
 struct Log {
     calls: Mutex<Vec<Call>>,
     connections: Mutex<usize>,
+    left: Mutex<usize>,
 }
 
 impl Stub {
@@ -136,6 +141,17 @@ impl Stub {
         doorman: impl Fn(usize) -> Accept + Send + Sync + 'static,
         script: impl Fn(&Call) -> Act + Send + Sync + 'static,
     ) -> Self {
+        Self::over(listener, doorman, |tcp| Some(Box::new(tcp)), script)
+    }
+
+    /// The same, with something between TCP and HTTP; nothing where that fails.
+    pub(crate) fn over(
+        listener: TcpListener,
+        doorman: impl Fn(usize) -> Accept + Send + Sync + 'static,
+        secure: impl Fn(TcpStream) -> Option<Box<dyn Wire>> + Send + Sync + 'static,
+        script: impl Fn(&Call) -> Act + Send + Sync + 'static,
+    ) -> Self {
+        let secure = Arc::new(secure);
         let address = listener.local_addr().unwrap();
         let log = Arc::<Log>::default();
         let script: Arc<Script> = Arc::new(script);
@@ -150,13 +166,19 @@ impl Stub {
                 };
                 let accept = doorman(number);
                 let (log, script) = (Arc::clone(&shared), Arc::clone(&script));
+                let secure = Arc::clone(&secure);
                 thread::spawn(move || match accept {
-                    Accept::Serve => serve(stream, number, &log, script.as_ref()),
+                    Accept::Serve => {
+                        let tcp = stream.try_clone().unwrap();
+                        if let Some(wire) = secure(stream) {
+                            serve(wire, &tcp, number, &log, script.as_ref());
+                        }
+                    }
                     Accept::Close => drop(stream),
                     Accept::ResetAfter(count) => {
                         let mut some = vec![0; count];
                         let _ = (&stream).read_exact(&mut some);
-                        reset(stream);
+                        reset(&stream);
                     }
                 });
             }
@@ -186,6 +208,12 @@ impl Stub {
         self.calls().iter().filter(is_it).count()
     }
 
+    /// Connections that payd closed while it was held.
+    pub(crate) fn left(&self) -> usize {
+        *self.log.left.lock().unwrap()
+    }
+
+    /// Connections that were made.
     pub(crate) fn connections(&self) -> usize {
         *self.log.connections.lock().unwrap()
     }
@@ -206,7 +234,13 @@ pub(crate) fn daemon_of(url: &str, settings: &[(&str, &str)]) -> Daemon {
     Daemon::with(&all)
 }
 
-fn serve(mut stream: TcpStream, connection: usize, log: &Log, script: &Script) {
+fn serve(
+    mut stream: Box<dyn Wire>,
+    tcp: &TcpStream,
+    connection: usize,
+    log: &Log,
+    script: &Script,
+) {
     let mut unread = Vec::new();
     while let Some(call) = read(&mut stream, &mut unread, connection, log) {
         // A probe is about no payment, and every script lets it in.
@@ -225,11 +259,19 @@ fn serve(mut stream: TcpStream, connection: usize, log: &Log, script: &Script) {
                 let _ = stream.write_all(&bytes);
                 return;
             }
-            Act::Reset => return reset(stream),
+            Act::Reset => return reset(tcp),
             Act::Hold(bytes) => {
                 let _ = stream.write_all(&bytes);
-                let _ = stream.read(&mut [0]);
+                // Until payd leaves.
+                while stream.read(&mut [0; 1024]).is_ok_and(|count| count > 0) {}
+                *log.left.lock().unwrap() += 1;
                 return;
+            }
+            Act::Twice(first, second, barrier) => {
+                let _ = stream.write_all(&first);
+                barrier.wait();
+                let _ = stream.write_all(&second);
+                barrier.wait();
             }
             Act::Drip(bytes, pause) => {
                 for byte in bytes {
@@ -243,19 +285,12 @@ fn serve(mut stream: TcpStream, connection: usize, log: &Log, script: &Script) {
     }
 }
 
-/// Closes so that the other side sees a reset.
-fn reset(stream: TcpStream) {
-    let now = Some(Duration::ZERO);
-    rustix::net::sockopt::set_socket_linger(&stream, now).unwrap();
-    drop(stream);
+/// Closing will be seen as a reset by the other side.
+fn reset(stream: &TcpStream) {
+    rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO)).unwrap();
 }
 
-fn read(
-    stream: &mut TcpStream,
-    unread: &mut Vec<u8>,
-    connection: usize,
-    log: &Log,
-) -> Option<Call> {
+fn read(stream: &mut dyn Wire, unread: &mut Vec<u8>, connection: usize, log: &Log) -> Option<Call> {
     let end = loop {
         if let Some(at) = unread.windows(4).position(|it| it == b"\r\n\r\n") {
             break at + 4;
@@ -299,6 +334,7 @@ fn read(
         .filter(|call| call.method == method && call.invoice == invoice)
         .count();
     let call = Call {
+        at: Instant::now(),
         connection,
         method,
         target,
@@ -312,7 +348,7 @@ fn read(
     Some(call)
 }
 
-fn more(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Option<()> {
+fn more(stream: &mut dyn Wire, unread: &mut Vec<u8>) -> Option<()> {
     let mut buffer = [0; 4096];
     let count = stream.read(&mut buffer).ok().filter(|count| *count > 0)?;
     unread.extend_from_slice(&buffer[..count]);
