@@ -19,11 +19,12 @@ struct Row {
     what: String,
     /// To the first charge; later ones are approved.
     charge: Say,
-    /// To the first lookup; later ones find an approval.
+    /// To a lookup.
     lookup: Say,
     status: &'static str,
     story: Vec<&'static str>,
     posts: usize,
+    /// At least: a lookup that is slow to be answered is followed by the next all the same.
     gets: usize,
 }
 
@@ -60,7 +61,7 @@ fn unknown(what: impl Into<String>, charge: impl Fn(&Call) -> Act + Send + Sync 
     )
 }
 
-/// The first lookup of a charge whose outcome is open.
+/// Lookups of a charge whose outcome is open.
 fn lookup(
     what: impl Into<String>,
     lookup: impl Fn(&Call) -> Act + Send + Sync + 'static,
@@ -75,11 +76,15 @@ fn lookup(
     }
 }
 
-/// It teaches nothing; the next one finds an approval.
+/// The first teaches nothing; the next one finds an approval.
 fn fruitless(what: impl Into<String>, say: impl Fn(&Call) -> Act + Send + Sync + 'static) -> Row {
+    let first = move |call: &Call| match call.before {
+        0 => say(call),
+        _ => approve(call),
+    };
     lookup(
         what,
-        say,
+        first,
         "SUCCEEDED",
         &[REQUESTED, UNKNOWN, SUCCEEDED],
         (1, 2),
@@ -87,19 +92,19 @@ fn fruitless(what: impl Into<String>, say: impl Fn(&Call) -> Act + Send + Sync +
 }
 
 /// Pays an invoice a row at one payd, all at once, and compares.
-fn run(rows: Vec<Row>, settings: &[(&str, &str)]) {
+fn run(rows: Vec<Row>) {
     let rows = Arc::new(rows);
     let script = Arc::clone(&rows);
     let stub = Stub::start(move |call| {
         let n: usize = call.invoice.strip_prefix("row-").unwrap().parse().unwrap();
         let say = match (call.method.as_str(), call.before) {
             ("POST", 0) => &script[n].charge,
-            ("GET", 0) => &script[n].lookup,
+            ("GET", _) => &script[n].lookup,
             _ => return approve(call),
         };
         say(call)
     });
-    let daemon = stub.daemon(settings);
+    let daemon = stub.daemon(&[]);
     for n in 0..rows.len() {
         super::pay(&daemon, &format!("row-{n}"));
     }
@@ -116,7 +121,9 @@ fn compare(daemon: &Daemon, stub: &Stub, id: &str, row: &Row) {
     });
     assert_eq!(story(daemon, id), row.story, "{what}");
     assert_eq!(stub.count("POST", id), row.posts, "charges: {what}");
-    assert_eq!(stub.count("GET", id), row.gets, "lookups: {what}");
+    let gets = stub.count("GET", id);
+    assert!(gets >= row.gets, "{gets} lookups: {what}");
+    assert_eq!(gets == 0, row.gets == 0, "{gets} lookups: {what}");
     no_charge_was_repeated(daemon, stub, id);
 }
 
@@ -252,7 +259,7 @@ fn each_answer_to_a_charge_leads_where_the_contract_says() {
         let body = body.replace('}', ",\"amount\":1000}");
         answer_with(200, &[], body.as_bytes())
     }));
-    run(rows, &[]);
+    run(rows);
 }
 
 #[test]
@@ -281,7 +288,10 @@ fn each_answer_to_a_lookup_leads_where_the_contract_says() {
         ),
         lookup(
             "200 pending",
-            |call| answer(200, &call.echo("pending")),
+            |call| match call.before {
+                0 => answer(200, &call.echo("pending")),
+                _ => approve(call),
+            },
             "SUCCEEDED",
             &[REQUESTED, UNKNOWN, ACCEPTED, SUCCEEDED],
             (1, 2),
@@ -331,7 +341,7 @@ fn each_answer_to_a_lookup_leads_where_the_contract_says() {
     rows.push(fruitless("a 404 that is too long", |_| {
         answer_with(404, &[], " ".repeat(70_000).as_bytes())
     }));
-    run(rows, &[]);
+    run(rows);
 }
 
 #[test]

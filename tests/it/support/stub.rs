@@ -226,8 +226,9 @@ pub(crate) fn daemon_of(url: &str, settings: &[(&str, &str)]) -> Daemon {
         ("PAYD_GATEWAY__HTTP__URL", url),
         ("PAYD_GATEWAY__HTTP__LOOKUP_LAG", "0s"),
         ("PAYD_GATEWAY__TIMEOUT", "5s"),
-        // Lookups stay quick, however many it takes.
-        ("PAYD_RESOLVER__CAP", "100ms"),
+        // Time for a lookup to be answered before the next is due, however many it takes.
+        ("PAYD_RESOLVER__BASE", "500ms"),
+        ("PAYD_RESOLVER__CAP", "500ms"),
         ("PAYD_RETRY__CAP", "100ms"),
     ];
     all.extend_from_slice(settings);
