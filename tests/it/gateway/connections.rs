@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{REQUESTED, SUCCEEDED, no_charge_was_repeated, story};
 use crate::support::daemon::until;
-use crate::support::stub::{Act, Call, Stub, answer, bytes};
+use crate::support::stub::{Act, Call, Stub, bytes};
 
 const PAYMENTS: usize = 20;
 
