@@ -369,7 +369,7 @@ fn start_workers(
     let prober = Prober {
         engine: engine.clone(),
         gateway: Arc::clone(gateway),
-        timeout: settings.gateway.timeout,
+        timeout: call_limit(settings),
         stop: stop.clone(),
     };
     tokio::spawn(async move {
@@ -414,7 +414,7 @@ fn gateway(
     Ok(Arc::new(gateway))
 }
 
-/// How long processor and resolver wait for a call. The simulator has no time limit of its own. The
+/// How long processor, resolver and prober wait for a call. The simulator has no time limit of its own. The
 /// http gateway has, and knows better what it means when it passes: whether anything was sent.
 fn call_limit(settings: &Settings) -> Duration {
     let limit = settings.gateway.timeout;

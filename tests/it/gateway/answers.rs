@@ -2,6 +2,7 @@
 //! events, and how often the gateway was asked.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ use super::{
     ACCEPTED, FAILED, REQUESTED, REVIEW, SUCCEEDED, UNKNOWN, no_charge_was_repeated, payment,
     story, until_payment,
 };
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, until};
 use crate::support::stub::{Act, Call, Stub, answer, answer_with};
 
 type Say = Box<dyn Fn(&Call) -> Act + Send + Sync>;
@@ -116,7 +117,7 @@ fn run(rows: Vec<Row>) {
 
 fn compare(daemon: &Daemon, stub: &Stub, id: &str, row: &Row) {
     let what = &row.what;
-    crate::support::daemon::until(&format!("{what} ({id}) is {}", row.status), || {
+    until(&format!("{what} ({id}) is {}", row.status), || {
         payment(daemon, id)["status"] == row.status
     });
     assert_eq!(story(daemon, id), row.story, "{what}");
@@ -387,4 +388,48 @@ fn what_the_gateway_says_of_a_charge_is_on_the_payment() {
         rejected["failure"],
         json!({"kind": "rejected", "code": "bad", "message": "x".repeat(500), "retryable": false})
     );
+}
+
+#[test]
+fn a_gateway_that_does_not_let_payd_in_is_sent_each_payment_once_it_does() {
+    let open = Arc::new(AtomicBool::new(false));
+    let is_open = Arc::clone(&open);
+    let stub = Stub::start(
+        move |call| match (call.invoice.as_str(), call.method.as_str()) {
+            ("lookup", "POST") => answer(500, &json!({})),
+            _ if is_open.load(Ordering::SeqCst) => approve(call),
+            ("forbidden", _) => answer(403, &json!({"error": {"message": "not you"}})),
+            _ => answer(401, &json!({"error": "who are you?"})),
+        },
+    );
+    let daemon = stub.daemon(&[]);
+    // The first is refused; nothing is sent any more until an operator says that it is mended.
+    for (id, method) in [
+        ("forbidden", "POST"),
+        ("unauthorized", "POST"),
+        ("lookup", "GET"),
+    ] {
+        super::pay(&daemon, id);
+        until("the gateway has refused it", || stub.count(method, id) >= 1);
+        until("nothing is sent", || {
+            daemon.log().contains("not you") || daemon.log().contains("who are you?")
+        });
+        daemon.unix.post("/admin/resume", "").expect(200);
+    }
+    open.store(true, Ordering::SeqCst);
+    until("all are paid", || {
+        daemon.unix.post("/admin/resume", "").expect(200);
+        ["forbidden", "unauthorized", "lookup"]
+            .iter()
+            .all(|id| daemon.invoice(id)["status"] == "PAID")
+    });
+    for id in ["forbidden", "unauthorized"] {
+        assert!(!story(&daemon, id).iter().any(|it| it == UNKNOWN));
+        assert!(stub.count("POST", id) >= 2, "it was sent again");
+        assert_eq!(stub.count("GET", id), 0, "there was nothing to look up");
+        no_charge_was_repeated(&daemon, &stub, id);
+    }
+    assert_eq!(story(&daemon, "lookup"), [REQUESTED, UNKNOWN, SUCCEEDED]);
+    assert_eq!(stub.count("POST", "lookup"), 1);
+    daemon.verify();
 }
