@@ -9,6 +9,7 @@ mod support;
 mod access;
 mod api;
 mod daemon;
+mod gateway;
 mod payctl;
 
 mod engine;
