@@ -7,6 +7,7 @@ use crate::domain::{
     Aggregate, Command, Decision, Event, EventType, InvoiceId, InvoiceStatus, LookupPolicy,
     NewInvoice, Payment, PaymentId, Refusal, Timestamp, create, decide,
 };
+use crate::failpoints;
 
 use super::super::event_log::{EventRecord, Origin};
 use super::super::ports::{ChargeRequest, Head, Queue, Store, StoreError};
@@ -37,6 +38,7 @@ pub(super) struct Batch<'e, S> {
     due: Vec<ChargeRequest>,
     lookups: Vec<ChargeRequest>,
     wrote: bool,
+    commit: failpoints::Commit,
 }
 
 /// What a committed transaction leaves to be told.
@@ -101,6 +103,7 @@ impl<'e, S: Store> Batch<'e, S> {
             due: Vec::new(),
             lookups: Vec::new(),
             wrote: false,
+            commit: failpoints::Commit::default(),
             engine,
         })
     }
@@ -164,6 +167,7 @@ impl<'e, S: Store> Batch<'e, S> {
             Action::Pause(paused) => {
                 self.paused = *paused;
                 self.wrote = true;
+                self.commit.changes("pause");
                 self.engine
                     .store
                     .set_paused(*paused)
@@ -211,6 +215,7 @@ impl<'e, S: Store> Batch<'e, S> {
             let record = self.record(&self.head, event, &entry.aggregate, caller, traceparent);
             self.set.insert(new.id.clone(), entry);
             self.push(&new.id, vec![record]);
+            self.commit.changes("create");
         }
         let entry = self
             .set
@@ -228,6 +233,7 @@ impl<'e, S: Store> Batch<'e, S> {
         self.load(id)?
             .ok_or(Undecided::Refused(Refusal::InvoiceNotFound))?;
         let changed = self.carry_out(id, command, caller)?;
+        self.note(command, changed);
         let aggregate = self.aggregate(id)?;
         match command {
             Command::Pay { .. } => {
@@ -268,6 +274,7 @@ impl<'e, S: Store> Batch<'e, S> {
             }
         }
         let changed = self.carry_out(&invoice, command, caller)?;
+        self.note(command, changed);
         let aggregate = self.aggregate(&invoice)?;
         let payment = aggregate.payment(payment).ok_or_else(unknown)?;
         Ok(payment_reply(aggregate, payment, changed))
@@ -282,7 +289,10 @@ impl<'e, S: Store> Batch<'e, S> {
     ) -> Result<usize, StoreError> {
         let mut lost = 0;
         for id in &self.queue(Queue::Leases, until, limit)? {
-            lost += usize::from(self.lose_lease(id, reason)?);
+            if self.lose_lease(id, reason)? {
+                lost += 1;
+                self.commit.changes("recover");
+            }
         }
         Ok(lost)
     }
@@ -363,7 +373,9 @@ impl<'e, S: Store> Batch<'e, S> {
     ) -> Result<Vec<ChargeRequest>, StoreError> {
         let mut taken = Vec::new();
         for id in self.queue(queue, self.now, limit)? {
-            if self.do_own_work(&id, command)?
+            let changed = self.do_own_work(&id, command)?;
+            self.note(command, changed);
+            if changed
                 && let Some(entry) = self.set.get(&id)
                 && let Some(payment) = entry.aggregate.latest()
             {
@@ -396,7 +408,9 @@ impl<'e, S: Store> Batch<'e, S> {
     pub(super) fn finish(mut self) -> Result<Done, StoreError> {
         self.flush()?;
         if self.wrote {
+            self.commit.before()?;
             self.engine.store.commit()?;
+            self.commit.after()?;
         } else {
             self.engine.store.rollback();
         }
@@ -409,6 +423,21 @@ impl<'e, S: Store> Batch<'e, S> {
             lookups: self.lookups,
             wrote: self.wrote,
         })
+    }
+
+    /// Names a change for the places around the commit.
+    fn note(&mut self, command: &Command, changed: bool) {
+        if changed {
+            self.commit.changes(match command {
+                Command::Pay { .. } => "pay",
+                Command::Cancel { .. } => "cancel",
+                Command::Claim { .. } => "claim",
+                Command::Settle { .. } => "settle",
+                Command::Look => "look",
+                Command::Found { .. } => "found",
+                Command::Resolve { .. } => "resolve",
+            });
+        }
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
