@@ -12,5 +12,9 @@ mod payctl;
 
 mod engine;
 
+#[cfg(feature = "failpoints")]
+mod failpoints;
+mod gateway_process;
+
 mod generated;
 mod layers;

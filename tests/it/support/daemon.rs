@@ -33,6 +33,11 @@ impl Daemon {
 
     /// The same with settings of the test's own, as environment variables.
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
+        Self::with_once(settings, &[])
+    }
+
+    /// The same, and some of them for the first process only.
+    pub(crate) fn with_once(settings: &[(&str, &str)], only_now: &[(&str, &str)]) -> Self {
         let short = [
             ("PAYD_RETRY__BASE", "20ms"),
             ("PAYD_RESOLVER__BASE", "50ms"),
@@ -43,13 +48,20 @@ impl Daemon {
             .chain(settings)
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        Self::launch(Arc::new(tempfile::tempdir().unwrap()), all)
+        Self::launch(Arc::new(tempfile::tempdir().unwrap()), all, only_now)
+            .unwrap_or_else(|it| it.fail())
     }
 
-    fn launch(directory: Arc<tempfile::TempDir>, settings: Vec<(String, String)>) -> Self {
+    /// With settings that hold for this process only, beside those of its `settings`.
+    fn launch(
+        directory: Arc<tempfile::TempDir>,
+        settings: Vec<(String, String)>,
+        only_now: &[(&str, &str)],
+    ) -> Result<Self, Ended> {
         let mut child = command(directory.path())
             .args(["serve", "--listen", "127.0.0.1:0"])
             .envs(settings.iter().cloned())
+            .envs(only_now.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -68,11 +80,10 @@ impl Daemon {
         // The last of the commands to try is the last line.
         while !banner.contains("events tail") {
             if stdout.read_line(&mut banner).unwrap() == 0 {
-                let status = child.wait().unwrap();
-                panic!(
-                    "payd ended with {status}: {banner}{}",
-                    stderr.lock().unwrap()
-                );
+                return Err(Ended {
+                    status: child.wait().unwrap(),
+                    said: format!("{banner}{}", stderr.lock().unwrap()),
+                });
             }
         }
         let address = banner
@@ -81,7 +92,7 @@ impl Daemon {
             .expect("a TCP address");
         let tcp = Host::Tcp(address.parse().unwrap());
         let unix = Host::Unix(directory.path().join("payd.sock"));
-        Self {
+        Ok(Self {
             child,
             directory,
             settings,
@@ -89,7 +100,7 @@ impl Daemon {
             stderr,
             unix,
             tcp,
-        }
+        })
     }
 
     /// Pulls the plug.
@@ -100,8 +111,16 @@ impl Daemon {
 
     /// Starts again on the same directory.
     pub(crate) fn start_again(&mut self) {
-        let fresh = Self::launch(Arc::clone(&self.directory), self.settings.clone());
-        *self = fresh;
+        if let Err(ended) = self.try_again_with(&[]) {
+            ended.fail();
+        }
+    }
+
+    /// The same with settings for this once. An error: it ended before it was ready.
+    pub(crate) fn try_again_with(&mut self, only_now: &[(&str, &str)]) -> Result<(), Ended> {
+        let directory = Arc::clone(&self.directory);
+        *self = Self::launch(directory, self.settings.clone(), only_now)?;
+        Ok(())
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
@@ -199,6 +218,20 @@ impl Daemon {
         for (place, event) in self.events().iter().enumerate() {
             assert_eq!(event["id"], (place + 1).to_string());
         }
+    }
+}
+
+/// A payd that ended before it was ready.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    said: String,
+}
+
+impl Ended {
+    #[track_caller]
+    fn fail(&self) -> ! {
+        panic!("payd ended with {}: {}", self.status, self.said)
     }
 }
 

@@ -1,5 +1,7 @@
 //! A small language for tests that look from outside: a real daemon, real sockets, and a scripted payd.
 
+pub(crate) mod audit;
 pub(crate) mod daemon;
+pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod scripted;
