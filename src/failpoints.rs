@@ -7,7 +7,8 @@
 //! - `kill`: SIGKILL to the process itself: no destructor runs, nothing is flushed.
 //! - `error`: the place fails, where it can fail.
 //! - `pause`: this thread makes the file `<name>.reached` in `PAYD_FAILPOINTS_DIR`, and waits until
-//!   there is a file `<name>.go`. Other tasks of the runtime go on.
+//!   there is a file `<name>.go`; then it takes the first away and goes on. Other tasks of the
+//!   runtime do not wait with it.
 //!
 //! | name | where |
 //! |---|---|
@@ -180,12 +181,13 @@ mod armed {
 
     fn wait(name: &str) {
         let dir = PathBuf::from(std::env::var_os("PAYD_FAILPOINTS_DIR").unwrap_or_default());
-        let reached = std::fs::write(dir.join(format!("{name}.reached")), b"");
-        reached.expect("PAYD_FAILPOINTS_DIR can be written");
+        let reached = dir.join(format!("{name}.reached"));
+        std::fs::write(&reached, b"").expect("PAYD_FAILPOINTS_DIR can be written");
         let go = dir.join(format!("{name}.go"));
         while !go.exists() {
             std::thread::sleep(Duration::from_millis(2));
         }
+        std::fs::remove_file(reached).expect("PAYD_FAILPOINTS_DIR can be written");
     }
 
     fn points() -> &'static Mutex<HashMap<String, Point>> {

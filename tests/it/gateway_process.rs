@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::support::daemon::until;
 use crate::support::gateway::{Fact, Gateway};
 use crate::support::http::{Answer, Host};
 
@@ -52,6 +53,29 @@ fn what_it_wrote_down_outlives_it_and_a_key_means_one_thing() {
         .expect(409);
     let reused = |fact: &Fact| matches!(fact, Fact::KeyReused { .. });
     assert!(gateway.ledger().facts.iter().any(reused));
+}
+
+#[test]
+fn what_it_keeps_to_itself_it_has_done_and_written_down() {
+    let gateway = Gateway::start();
+    let _ = charge(&gateway, "key-1", 1000, "charged");
+    let held = gateway.hold_answer("inv-1");
+    std::thread::scope(|scope| {
+        let answer = scope.spawn(|| charge(&gateway, "key-1", 1000, "charged").unwrap());
+        until("it is charged", || !gateway.ledger().charges().is_empty());
+        let silent = gateway.hold_lookup("inv-1");
+        host(&gateway).get("/charges/key-1").expect(500);
+        silent.let_go();
+        host(&gateway).get("/charges/key-1").expect(200);
+        assert!(!answer.is_finished());
+        held.let_go();
+        answer.join().unwrap().expect(201);
+    });
+    let ledger = gateway.ledger();
+    let nobody = ledger.about(&["key-2".to_owned()].into());
+    assert!(nobody.facts.is_empty());
+    let keys = ledger.keys_of("inv-1").into_iter().collect();
+    assert_eq!(ledger.about(&keys).facts, ledger.facts);
 }
 
 #[test]

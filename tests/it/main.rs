@@ -15,6 +15,7 @@ mod engine;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod gateway_process;
+mod kill_loop;
 
 mod generated;
 mod layers;

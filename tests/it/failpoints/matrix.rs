@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::gateway::Gateway;
 
-use super::story::{Ends, FATES, Story, Way};
+use super::story::{Ends, FATES, Fate, Story, Way};
 
 /// Stories told at the same time. They mostly wait.
 const AT_ONCE: usize = 6;
@@ -89,6 +89,8 @@ fn tell(places: &[Place], action: &'static str, ends: Ends) {
     let rows: Vec<_> = places
         .iter()
         .flat_map(|place| FATES.iter().map(move |fate| (*place, *fate)))
+        // What the gateway has not decided, no operator can.
+        .filter(|(place, fate)| (place.way, *fate) != (Way::Resolve, Fate::Pending))
         .collect();
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(Vec::new());

@@ -123,6 +123,20 @@ impl Daemon {
         Ok(())
     }
 
+    /// Starts one more on the same directory, and pulls its plug after so long. The first is gone.
+    pub(crate) fn kill_while_it_starts(&self, after: Duration) {
+        let mut child = command(self.directory.path())
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .envs(self.settings.iter().cloned())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(after);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, signal).unwrap();

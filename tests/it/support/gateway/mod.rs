@@ -4,6 +4,7 @@
 //! payd does not happen to it, and what it wrote down before it answered is there when it is killed.
 //! It ends with the process that started it: that one holds its stdin.
 
+mod book;
 mod http;
 pub(crate) mod ledger;
 mod plan;
@@ -88,11 +89,6 @@ impl Gateway {
     /// What it wrote down so far.
     pub(crate) fn ledger(&self) -> Ledger {
         Ledger::read(&self.file("ledger"))
-    }
-
-    /// No faults any more.
-    pub(crate) fn calm(&self) {
-        std::fs::write(self.file("calm"), "").unwrap();
     }
 
     /// Executes what comes for this invoice, and answers when let go.

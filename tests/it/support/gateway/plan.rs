@@ -58,6 +58,13 @@ pub(super) enum Look {
     SentAway,
 }
 
+impl Look {
+    /// Whether the client gets to know anything.
+    pub(super) const fn is_heard(self) -> bool {
+        matches!(self, Self::Plain | Self::Slow(_))
+    }
+}
+
 /// Where decisions come from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chance {
