@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::application::ports::{Clock, Gateway, Random, Store, StoreError};
 use crate::application::request::{Action, Outcome, Reply};
 use crate::application::{
-    App, Bus, Counters, Engine, EngineHandle, Fatal, Overview, Policy, Processor, Resolver, Run,
-    spawn,
+    App, Bus, Counters, Engine, EngineHandle, Fatal, Overview, Policy, Prober, Processor, Resolver,
+    Run, spawn,
 };
 use crate::config::{Auth, GatewayKind, Listen, LogFormat, Settings};
 use crate::domain::{LookupPolicy, RetryPolicy};
@@ -373,8 +373,14 @@ fn start_workers(
         timeout: call_limit(settings),
         stop: stop.clone(),
     };
+    let prober = Prober {
+        engine: engine.clone(),
+        gateway: Arc::clone(gateway),
+        timeout: call_limit(settings),
+        stop: stop.clone(),
+    };
     tokio::spawn(async move {
-        tokio::join!(processor.run(), resolver.run());
+        tokio::join!(processor.run(), resolver.run(), prober.run());
     })
 }
 
@@ -415,7 +421,7 @@ fn gateway(
     Ok(Arc::new(gateway))
 }
 
-/// How long processor and resolver wait for a call. The simulator has no time limit of its own. The
+/// How long processor, resolver and prober wait for a call. The simulator has no time limit of its own. The
 /// http gateway has, and knows better what it means when it passes: whether anything was sent.
 fn call_limit(settings: &Settings) -> Duration {
     let limit = settings.gateway.timeout;
