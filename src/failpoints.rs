@@ -12,7 +12,7 @@
 //!
 //! | name | where |
 //! |---|---|
-//! | `commit.before.<kind>`, `commit.after.<kind>` | around the commit of a batch that has such a request: `create`, `pay`, `cancel`, `claim`, `settle`, `look`, `found`, `resolve`, `recover`, `pause` |
+//! | `commit.before.<kind>`, `commit.after.<kind>` | around the commit of a batch that changes something of this kind: `create`, `pay`, `cancel`, `claim`, `settle`, `look`, `found`, `resolve`, `leave`, `recover` (a lost lease, with `settle`), `pause` |
 //! | `gateway.connected` | connected, nothing written |
 //! | `gateway.mid_write` | half of the request is with the kernel |
 //! | `gateway.written` | all of the request is with the kernel |

@@ -236,7 +236,6 @@ impl<'e, S: Store> Batch<'e, S> {
         self.load(id)?
             .ok_or(Undecided::Refused(Refusal::InvoiceNotFound))?;
         let changed = self.carry_out(id, command, caller)?;
-        self.note(command, changed);
         let aggregate = self.aggregate(id)?;
         match command {
             Command::Pay { .. } => {
@@ -277,7 +276,6 @@ impl<'e, S: Store> Batch<'e, S> {
             }
         }
         let changed = self.carry_out(&invoice, command, caller)?;
-        self.note(command, changed);
         let aggregate = self.aggregate(&invoice)?;
         let payment = aggregate.payment(payment).ok_or_else(unknown)?;
         Ok(payment_reply(aggregate, payment, changed))
@@ -391,7 +389,6 @@ impl<'e, S: Store> Batch<'e, S> {
         let mut taken = Vec::new();
         for id in self.queue(queue, self.now, limit)? {
             let changed = self.do_own_work(&id, command)?;
-            self.note(command, changed);
             if changed
                 && let Some(entry) = self.set.get(&id)
                 && let Some(payment) = entry.aggregate.latest()
@@ -440,21 +437,6 @@ impl<'e, S: Store> Batch<'e, S> {
             lookups: self.lookups,
             wrote: self.wrote,
         })
-    }
-
-    /// Names a change for the places around the commit.
-    fn note(&mut self, command: &Command, changed: bool) {
-        if changed {
-            self.commit.changes(match command {
-                Command::Pay { .. } => "pay",
-                Command::Cancel { .. } => "cancel",
-                Command::Claim { .. } => "claim",
-                Command::Settle { .. } => "settle",
-                Command::Look => "look",
-                Command::Found { .. } => "found",
-                Command::Resolve { .. } => "resolve",
-            });
-        }
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
@@ -507,6 +489,7 @@ impl<'e, S: Store> Batch<'e, S> {
         if settled {
             self.settled.push(id.clone());
         }
+        self.commit.changes(kind(command));
         Ok(true)
     }
 
@@ -657,6 +640,20 @@ impl Line {
             "{}",
             self.kind.as_str(),
         );
+    }
+}
+
+/// The word for a command in the names of the places around its commit.
+const fn kind(command: &Command) -> &'static str {
+    match command {
+        Command::Pay { .. } => "pay",
+        Command::Cancel { .. } => "cancel",
+        Command::Claim { .. } => "claim",
+        Command::Settle { .. } => "settle",
+        Command::LeaveBehind { .. } => "leave",
+        Command::Look => "look",
+        Command::Found { .. } => "found",
+        Command::Resolve { .. } => "resolve",
     }
 }
 
