@@ -83,6 +83,10 @@ const DRAIN: &[Place] = &[
     place("drain.workers_done", Way::Drain, Seen::Asked, false),
 ];
 
+/// While the first start of all makes the tables. (Behind the copy that is made before a later
+/// migration is no row yet: there is only the first.)
+const MIGRATION: &[Place] = &[place("migration.mid", Way::Migrate, Seen::Nothing, false)];
+
 /// Tells the story of each place with each fate.
 fn tell(places: &[Place], action: &'static str, ends: Ends) {
     let gateway = Gateway::start();
@@ -143,7 +147,18 @@ fn what_fails_on_the_way_to_the_gateway_or_back_is_found_out() {
 }
 
 #[test]
+fn a_worker_that_is_held_beyond_its_lease_and_comes_back_changes_nothing() {
+    tell(GATEWAY, "pause", Ends::Held);
+}
+
+#[test]
 fn killed_or_failing_while_it_stops_payd_knows_after_the_next_start() {
     tell(DRAIN, "kill", Ends::Killed);
     tell(DRAIN, "error", Ends::Failed);
+}
+
+#[test]
+fn killed_or_failing_while_it_makes_its_tables_payd_starts_as_if_for_the_first_time() {
+    tell(MIGRATION, "kill", Ends::Killed);
+    tell(MIGRATION, "error", Ends::Failed);
 }

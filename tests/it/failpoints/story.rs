@@ -1,6 +1,7 @@
 //! One row: a client's requests, the end of payd in the middle of them, and what must hold after.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::ExitStatus;
 
 use rustix::process::Signal;
@@ -53,6 +54,8 @@ pub(super) enum Way {
     Recover,
     /// SIGTERM while the gateway keeps its answer to itself.
     Drain,
+    /// The place is in the first start of all.
+    Migrate,
 }
 
 /// What the place does to payd.
@@ -64,6 +67,14 @@ pub(super) enum Ends {
     Failed,
     /// Not at all.
     GoesOn,
+    /// Not at all, but one of its workers is held until everything is over.
+    Held,
+}
+
+impl Ends {
+    const fn payd(self) -> bool {
+        matches!(self, Self::Killed | Self::Failed)
+    }
 }
 
 pub(super) struct Story<'g> {
@@ -98,18 +109,19 @@ impl Story<'_> {
         let held = [Way::Cancel, Way::Resolve]
             .contains(&self.place.way)
             .then(|| self.gateway.hold_lookup(&self.id()));
-        let mut daemon = self.break_it(&mut acknowledged);
-        if self.ends != Ends::GoesOn {
+        let points = tempfile::tempdir().unwrap();
+        let mut daemon = self.break_it(&mut acknowledged, points.path());
+        if self.ends.payd() && self.place.way != Way::Migrate {
             daemon.start_again();
         }
-        if self.place.sending && self.ends != Ends::GoesOn {
+        if self.place.sending && self.ends.payd() {
             // At once, and not when a lease runs out: nothing of the dead process goes on.
             let events = daemon.events();
             let unknown = events.iter().any(|it| it["type"] == "PaymentUnknown");
             assert!(unknown, "{}: {events:?}", self.name());
         }
         let paused = acknowledged.iter().any(|it| it.step == "pause");
-        if paused && self.ends != Ends::GoesOn {
+        if paused && self.ends.payd() {
             let status = daemon.unix.get("/admin/status").expect(200);
             assert_eq!(status["paused"], true, "{}", self.name());
         }
@@ -119,18 +131,28 @@ impl Story<'_> {
         drop(held);
         self.settle(&daemon);
         self.compare(&daemon, &acknowledged);
+        if self.ends == Ends::Held {
+            let before = daemon.events();
+            self.let_go(points.path());
+            self.settle(&daemon);
+            self.compare(&daemon, &acknowledged);
+            assert_eq!(daemon.events(), before, "{}", self.name());
+        }
         assert!(daemon.stop().success(), "{}", self.name());
     }
 
     /// From the first request to the end of payd at the place, or past it.
-    fn break_it(&self, acknowledged: &mut Vec<Acknowledged>) -> Daemon {
+    fn break_it(&self, acknowledged: &mut Vec<Acknowledged>, points: &Path) -> Daemon {
         let point = format!("{}={}", self.place.name, self.action);
+        let timeout = if self.ends == Ends::Held { "1s" } else { "20s" };
         let settings = [
             ("PAYD_GATEWAY__KIND", "http"),
             ("PAYD_GATEWAY__HTTP__URL", &self.gateway.url()),
             ("PAYD_GATEWAY__HTTP__LOOKUP_LAG", "30ms"),
-            // Nothing in here waits for this.
-            ("PAYD_GATEWAY__TIMEOUT", "20s"),
+            // Only a worker that is held has to wait for this.
+            ("PAYD_GATEWAY__TIMEOUT", timeout),
+            ("PAYD_FAILPOINTS_LEASE_MARGIN_MS", "200"),
+            ("PAYD_FAILPOINTS_DIR", points.to_str().unwrap()),
             ("PAYD_GATEWAY__CONNECT_TIMEOUT", "10s"),
             ("PAYD_RETRY__BASE", "10ms"),
             ("PAYD_RESOLVER__BASE", "10ms"),
@@ -140,11 +162,17 @@ impl Story<'_> {
             Way::Recover => "gateway.written=kill",
             _ => &point,
         };
-        let mut daemon = Daemon::with_once(&settings, &[("PAYD_FAILPOINTS", first)]);
+        let first = [("PAYD_FAILPOINTS", first)];
+        if self.place.way == Way::Migrate {
+            let (ended, daemon) = Daemon::after_a_false_start(&settings, &first);
+            self.assert_ended(ended.status);
+            return daemon;
+        }
+        let mut daemon = Daemon::with_once(&settings, &first);
         let answer_held =
             (self.place.way == Way::Drain).then(|| self.gateway.hold_answer(&self.id()));
         let through = self.play(&daemon, acknowledged);
-        if self.ends == Ends::GoesOn {
+        if !self.ends.payd() {
             assert!(through, "{}: it goes on", self.name());
             return daemon;
         }
@@ -177,12 +205,21 @@ impl Story<'_> {
         daemon
     }
 
+    /// The worker that was held comes back to a world that has gone on without it.
+    fn let_go(&self, points: &Path) {
+        let name = self.place.name;
+        let reached = points.join(format!("{name}.reached"));
+        assert!(reached.exists(), "{}: it was held", self.name());
+        std::fs::write(points.join(format!("{name}.go")), "").unwrap();
+        until("it goes on", || !reached.exists());
+    }
+
     /// It was the failpoint, and nothing else.
     fn assert_ended(&self, status: ExitStatus) {
         let (signal, code) = match self.ends {
             Ends::Killed => (Some(9), None),
             Ends::Failed => (None, Some(1)),
-            Ends::GoesOn => unreachable!("it goes on"),
+            Ends::GoesOn | Ends::Held => unreachable!("it goes on"),
         };
         assert_eq!(
             (status.signal(), status.code()),

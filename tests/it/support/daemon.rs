@@ -38,18 +38,34 @@ impl Daemon {
 
     /// The same, and some of them for the first process only.
     pub(crate) fn with_once(settings: &[(&str, &str)], only_now: &[(&str, &str)]) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        Self::launch(directory, Self::short(settings), only_now).unwrap_or_else(|it| it.fail())
+    }
+
+    /// Short waits, but where the test says otherwise.
+    fn short(settings: &[(&str, &str)]) -> Vec<(String, String)> {
         let short = [
             ("PAYD_RETRY__BASE", "20ms"),
             ("PAYD_RESOLVER__BASE", "50ms"),
             ("PAYD_GATEWAY__TIMEOUT", "300ms"),
         ];
-        let all = short
-            .iter()
-            .chain(settings)
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        Self::launch(Arc::new(tempfile::tempdir().unwrap()), all, only_now)
-            .unwrap_or_else(|it| it.fail())
+        let all = short.iter().chain(settings);
+        all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    /// The same after a first start that, with these settings besides, ends before it is ready.
+    pub(crate) fn after_a_false_start(
+        settings: &[(&str, &str)],
+        only_now: &[(&str, &str)],
+    ) -> (Ended, Self) {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let all = Self::short(settings);
+        let Err(ended) = Self::launch(Arc::clone(&directory), all.clone(), only_now) else {
+            panic!("payd is ready, and was to end before: {only_now:?}");
+        };
+        let second = Self::launch(directory, all, &[]).unwrap_or_else(|it| it.fail());
+        (ended, second)
     }
 
     /// With settings that hold for this process only, beside those of its `settings`.
