@@ -153,8 +153,13 @@ impl Book {
             told = "nothing";
         }
         let (key, told) = (key.to_owned(), told.to_owned());
-        facts.push(Fact::LookedUp { key, told });
-        self.ledger.write(&facts);
+        let looked = Fact::LookedUp { key, told };
+        if facts.is_empty() {
+            self.ledger.note(&[looked]);
+        } else {
+            facts.push(looked);
+            self.ledger.write(&facts);
+        }
         answer
     }
 }

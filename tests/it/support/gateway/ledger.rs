@@ -78,13 +78,18 @@ impl Writer {
 
     /// On disk when this returns.
     pub(super) fn write(&mut self, facts: &[Fact]) {
+        self.note(facts);
+        self.0.sync_data().unwrap();
+    }
+
+    /// Out of this process when this returns: no money depends on it.
+    pub(super) fn note(&mut self, facts: &[Fact]) {
         let mut lines = String::new();
         for fact in facts {
             lines.push_str(&serde_json::to_string(fact).unwrap());
             lines.push('\n');
         }
         self.0.write_all(lines.as_bytes()).unwrap();
-        self.0.sync_data().unwrap();
     }
 }
 
