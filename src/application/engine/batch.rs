@@ -7,6 +7,7 @@ use crate::domain::{
     Aggregate, Command, Decision, Event, EventType, InvoiceId, InvoiceStatus, LookupPolicy,
     NewInvoice, Payment, PaymentId, Refusal, Timestamp, create, decide,
 };
+use crate::failpoints;
 
 use super::super::event_log::{EventRecord, Origin};
 use super::super::ports::{ChargeRequest, Head, Queue, Store, StoreError};
@@ -39,6 +40,7 @@ pub(super) struct Batch<'e, S> {
     lookups: Vec<ChargeRequest>,
     tokens_changed: bool,
     wrote: bool,
+    commit: failpoints::Commit,
 }
 
 /// What a committed transaction leaves to be told.
@@ -106,6 +108,7 @@ impl<'e, S: Store> Batch<'e, S> {
             lookups: Vec::new(),
             tokens_changed: false,
             wrote: false,
+            commit: failpoints::Commit::default(),
             engine,
         })
     }
@@ -169,6 +172,7 @@ impl<'e, S: Store> Batch<'e, S> {
             Action::Pause(paused) => {
                 self.paused = *paused;
                 self.wrote = true;
+                self.commit.changes("pause");
                 self.engine
                     .store
                     .set_paused(*paused)
@@ -235,6 +239,7 @@ impl<'e, S: Store> Batch<'e, S> {
             let record = self.record(&self.head, event, &entry.aggregate, caller, traceparent);
             self.set.insert(new.id.clone(), entry);
             self.push(&new.id, vec![record]);
+            self.commit.changes("create");
         }
         let entry = self
             .set
@@ -306,7 +311,10 @@ impl<'e, S: Store> Batch<'e, S> {
     ) -> Result<usize, StoreError> {
         let mut lost = 0;
         for id in &self.queue(Queue::Leases, until, limit)? {
-            lost += usize::from(self.lose_lease(id, reason)?);
+            if self.lose_lease(id, reason)? {
+                lost += 1;
+                self.commit.changes("recover");
+            }
         }
         Ok(lost)
     }
@@ -401,7 +409,8 @@ impl<'e, S: Store> Batch<'e, S> {
     ) -> Result<Vec<ChargeRequest>, StoreError> {
         let mut taken = Vec::new();
         for id in self.queue(queue, self.now, limit)? {
-            if self.do_own_work(&id, command)?
+            let changed = self.do_own_work(&id, command)?;
+            if changed
                 && let Some(entry) = self.set.get(&id)
                 && let Some(payment) = entry.aggregate.latest()
             {
@@ -438,7 +447,9 @@ impl<'e, S: Store> Batch<'e, S> {
             false => None,
         };
         if self.wrote {
+            self.commit.before()?;
             self.engine.store.commit()?;
+            self.commit.after()?;
         } else {
             self.engine.store.rollback();
         }
@@ -504,6 +515,7 @@ impl<'e, S: Store> Batch<'e, S> {
         if settled {
             self.settled.push(id.clone());
         }
+        self.commit.changes(kind(command));
         Ok(true)
     }
 
@@ -654,6 +666,20 @@ impl Line {
             "{}",
             self.kind.as_str(),
         );
+    }
+}
+
+/// The word for a command in the names of the places around its commit.
+const fn kind(command: &Command) -> &'static str {
+    match command {
+        Command::Pay { .. } => "pay",
+        Command::Cancel { .. } => "cancel",
+        Command::Claim { .. } => "claim",
+        Command::Settle { .. } => "settle",
+        Command::LeaveBehind { .. } => "leave",
+        Command::Look => "look",
+        Command::Found { .. } => "found",
+        Command::Resolve { .. } => "resolve",
     }
 }
 
