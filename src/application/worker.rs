@@ -67,9 +67,11 @@ async fn claim(
         Ok(_) => Vec::new(),
         Err(error) => {
             tracing::debug!(%error, "no work could be claimed");
+            // In a fixed order, so that a simulated run depends on its seed alone.
             tokio::select! {
-                () = tokio::time::sleep(RESUBMIT_PAUSE) => {}
+                biased;
                 () = stop.cancelled() => {}
+                () = tokio::time::sleep(RESUBMIT_PAUSE) => {}
             }
             Vec::new()
         }
