@@ -158,7 +158,11 @@ fn event(
     let text = String::from_utf8_lossy(&logged.bytes).into_owned();
     state.tell(|| format!("  event {} {}", place + 1, brief(&decoded.event)));
     state.must(decoded.sequence == place as u64 + 1, || {
-        format!("invariant 9: event {} stands in place {}", decoded.sequence, place + 1)
+        format!(
+            "invariant 9: event {} stands in place {}",
+            decoded.sequence,
+            place + 1
+        )
     });
     state.must(decoded.event.kind() == logged.kind, || {
         format!("event {} is indexed as {:?}", place + 1, logged.kind)
@@ -185,11 +189,19 @@ fn event(
         if status == decoded.invoice_status {
             Ok(())
         } else {
-            Err(format!("it says {:?}, the fold {status:?}", decoded.invoice_status))
+            Err(format!(
+                "it says {:?}, the fold {status:?}",
+                decoded.invoice_status
+            ))
         }
     });
     if let Err(why) = fits {
-        state.fail(|| format!("invariant 8: event {} does not fold: {why}: {text}", place + 1));
+        state.fail(|| {
+            format!(
+                "invariant 8: event {} does not fold: {why}: {text}",
+                place + 1
+            )
+        });
     }
     match decoded.event {
         Event::PaymentResolved {
@@ -235,62 +247,73 @@ fn evidence(
     let by_operator = |how| resolved == Some((id, how));
     let charge = state.ledger.charges.get(&key);
     let executed = charge.is_some_and(|charge| charge.executed > 0);
+    // Only word on the send that stands counts. The next may have been claimed in this same commit.
+    let epoch = payment.work.epoch - u32::from(payment.state == PaymentState::Sending);
+    let said = |f: &dyn Fn(&Said) -> bool| witness.has_said(&key, |it| it.send == epoch && f(it));
     let holds = match event {
         Event::PaymentRequested { cause, .. } => match cause {
             Cause::Api | Cause::Manual => true,
             // In one commit with the failure, which has its own evidence.
             Cause::Retry => true,
-            Cause::NotSent => witness.has_said(&key, |said| said.what == What::NotExecuted),
+            Cause::NotSent => said(&|said| said.what == What::NotExecuted),
             Cause::NotReceived => {
                 // Where no byte of it has ever left, it is final at once.
                 let sends = state.ledger.sends.get(&key);
                 let final_ms = sends.map_or(i64::MIN, |sends| {
                     sends.last_ms + i64::try_from(state.weather.lag_ms).unwrap_or(0)
                 });
-                witness.has_said(&key, |said| {
-                    said.what == What::NotFound && said.asked_ms >= final_ms
-                })
+                said(&|said| said.what == What::NotFound && said.asked_ms >= final_ms)
             }
         },
-        Event::PaymentAccepted { .. } => witness.has_said(&key, |said| said.what == What::Pending),
+        Event::PaymentAccepted { .. } => said(&|said| said.what == What::Pending),
         Event::PaymentReviewRequired { .. } => {
-            witness.has_said(&key, |said| matches!(said.what, What::Mismatch | What::NotFound))
+            said(&|said| matches!(said.what, What::Mismatch | What::NotFound))
         }
         Event::PaymentResolved { resolved_as, .. } => witness.has_resolved(id, *resolved_as),
         Event::PaymentSucceeded { .. } => {
-            (by_operator(ResolveAs::Succeeded)
-                || witness.has_said(&key, |said| said.what == What::Approved))
+            (by_operator(ResolveAs::Succeeded) || said(&|said| said.what == What::Approved))
                 && (executed || lying)
         }
         Event::PaymentFailed { failure, .. } => {
             let resolved = failure.kind == FailureKind::Resolved && by_operator(ResolveAs::Failed);
-            let declined = failure.kind != FailureKind::Resolved
-                && witness.has_said(&key, |said| said.what == What::Declined);
+            let declined =
+                failure.kind != FailureKind::Resolved && said(&|said| said.what == What::Declined);
             (resolved || declined) && (!executed || lying)
         }
         // Nothing of it can be at the gateway, nor come there.
         Event::PaymentCanceled { .. } => {
             lying || (charge.is_none() && state.ledger.truth(&key) == Some(false))
         }
-        // Word against word, which only a gateway or an operator who lies can give.
-        Event::PaymentContradicted { .. } => lying,
+        // Late word of an approval; against a decision it is a lie of the gateway or of an operator.
+        Event::PaymentContradicted { .. } => {
+            lying
+                || (payment.state != PaymentState::Failed
+                    && witness.has_said(&key, |said| said.what == What::Approved))
+        }
         _ => true,
     };
     if !holds {
         let said = witness.said.get(&key).cloned();
         let charge = charge.cloned();
-        state.fail(|| format!("nobody has said so: {event:?}; heard of {key}: {said:?}; its books: {charge:?}"));
+        state.fail(|| {
+            format!(
+                "nobody has said so: {event:?}; heard of {key}: {said:?}; its books: {charge:?}"
+            )
+        });
     }
 }
 
 /// An invoice as the tables have it: invariants 3, 4, and 8 against the fold.
 fn standing(state: &mut State, row: usize) {
     let Some(folded) = state.witness.folded.get(row) else {
-        return state.fail(|| format!("invariant 8: row {row} is in the tables and not in the log"));
+        return state
+            .fail(|| format!("invariant 8: row {row} is in the tables and not in the log"));
     };
     let tables = &state.disk.rows[row];
     let what = match differ(tables, folded) {
-        Some(what) => Some(format!("invariant 8: {what}; tables {tables:?}; fold {folded:?}")),
+        Some(what) => Some(format!(
+            "invariant 8: {what}; tables {tables:?}; fold {folded:?}"
+        )),
         None => counts(tables),
     };
     if let Some(what) = what {
@@ -361,7 +384,10 @@ pub(crate) fn first_byte(state: &mut State, request: &ChargeRequest) {
         .map(|(_, payment)| (payment.state, payment.work.epoch));
     let intended = standing == Some((PaymentState::Sending, request.send)) && !open;
     state.must(intended, || {
-        format!("invariant 7: {key} send {} leaves while the disk says {standing:?}", request.send)
+        format!(
+            "invariant 7: {key} send {} leaves while the disk says {standing:?}",
+            request.send
+        )
     });
     // Invariant 6: the same on every send, and what the client wanted.
     let other = state
@@ -369,7 +395,9 @@ pub(crate) fn first_byte(state: &mut State, request: &ChargeRequest) {
         .sends
         .get(key)
         .is_some_and(|sends| sends.body != body);
-    state.must(!other, || format!("invariant 6: {key} is sent with another body: {body:?}"));
+    state.must(!other, || {
+        format!("invariant 6: {key} is sent with another body: {body:?}")
+    });
     let Some((row, _)) = state.disk.by_key(key) else {
         return;
     };
@@ -394,14 +422,19 @@ pub(crate) fn first_byte(state: &mut State, request: &ChargeRequest) {
         let truly = books.is_some_and(|it| matches!(it.verdict, Verdict::Declined { .. }))
             || (never && resolved);
         if !(declined || resolved) || !(truly || lying) {
-            out_of_order = Some(format!("{name} before it was not declined: {:?}", other.state));
+            out_of_order = Some(format!(
+                "{name} before it was not declined: {:?}",
+                other.state
+            ));
         }
         // Doubt about an earlier key holds back the later ones.
         if other.contradicted {
             out_of_order = Some(format!("{name} before it has come into doubt"));
         }
     }
-    state.must(exact, || format!("invariant 1: {key} is sent for another invoice content"));
+    state.must(exact, || {
+        format!("invariant 1: {key} is sent for another invoice content")
+    });
     if let Some(what) = out_of_order {
         state.fail(|| format!("invariant 5: {key} is sent, and {what}"));
     }
@@ -410,10 +443,7 @@ pub(crate) fn first_byte(state: &mut State, request: &ChargeRequest) {
         .sends
         .entry(key.to_owned())
         .and_modify(|sends| sends.last_ms = now)
-        .or_insert(Sends {
-            body,
-            last_ms: now,
-        });
+        .or_insert(Sends { body, last_ms: now });
 }
 
 /// payd has looked after what an earlier process was sending, and is ready.
@@ -422,7 +452,8 @@ pub(crate) fn recovered(state: &mut State) {
         .disk
         .payments()
         .any(|(_, payment)| payment.state == PaymentState::Sending);
-    state.must(!sending, || {
+    // What cannot be read is set aside.
+    state.must(!sending || state.sets_aside, || {
         "payd is ready while a payment of an earlier life is SENDING".to_owned()
     });
 }
@@ -452,7 +483,9 @@ pub(crate) fn ended(state: &mut State) {
     }
     let log = state.disk.digest();
     let seen = state.witness.digest.unwrap_or(log);
-    state.must(log == seen, || "the log is not what was committed".to_owned());
+    state.must(log == seen, || {
+        "the log is not what was committed".to_owned()
+    });
     // Invariants 1 and 2, from the gateway's books.
     let charged: Vec<(String, u32)> = state
         .ledger
@@ -463,7 +496,9 @@ pub(crate) fn ended(state: &mut State) {
         .collect();
     let lying = state.weather.lying;
     for (key, times) in charged {
-        state.must(times == 1, || format!("invariant 1: {key} is charged {times} times"));
+        state.must(times == 1, || {
+            format!("invariant 1: {key} is charged {times} times")
+        });
         let Some((row, payment)) = state.disk.by_key(&key) else {
             state.fail(|| format!("invariant 2: no payment knows the charge {key}"));
             return;

@@ -5,7 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use payd::application::request::{Action, Answer, Caller, Idempotency, Outcome, Reply, SubmitError};
+use payd::application::ports::{ChargeRequest, Gateway};
+use payd::application::request::{
+    Action, Answer, Caller, Idempotency, Outcome, Reply, SubmitError,
+};
 use payd::application::{Bus, EngineHandle};
 use payd::domain::{
     Amount, Command, Currency, InvoiceId, InvoiceStatus, Money, NewInvoice, PaymentState, Refusal,
@@ -13,6 +16,7 @@ use payd::domain::{
 };
 use tokio::time::sleep;
 
+use super::canary::Canary;
 use super::check::{self, AGAIN};
 use super::gateway;
 use super::random::Stream;
@@ -26,11 +30,22 @@ const TRIES_MAX: u32 = 8;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Wish {
     /// The content differs with the variant.
-    Create { invoice: u64, variant: u64 },
-    Pay { invoice: u64, method: Option<u64>, twice: bool },
-    Cancel { invoice: u64 },
+    Create {
+        invoice: u64,
+        variant: u64,
+    },
+    Pay {
+        invoice: u64,
+        method: Option<u64>,
+        twice: bool,
+    },
+    Cancel {
+        invoice: u64,
+    },
     /// The same key as the wish before, for something else.
-    ReuseKey { invoice: u64 },
+    ReuseKey {
+        invoice: u64,
+    },
     /// An operator says how a payment ended that waits for it.
     Resolve,
     Pause(bool),
@@ -53,29 +68,36 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(_name: u64, weather: &Weather, draw: &mut Stream) -> Self {
+    pub(crate) fn new(weather: &Weather, draw: &mut Stream) -> Self {
         let mut wishes = Vec::new();
-        for _ in 0..weather.wishes {
-            let invoice = draw.within(1, weather.invoices);
-            if wishes.is_empty() || draw.often(1_000) {
-                let variant = draw.within(0, 9) / 9;
+        // Everybody makes what they want paid; most agree on what that is.
+        for invoice in 1..=weather.invoices {
+            if draw.often(6_000) {
+                let variant = u64::from(draw.often(500));
                 wishes.push((Wish::Create { invoice, variant }, draw.often(5_000)));
             }
+        }
+        for _ in 0..weather.wishes {
+            let invoice = draw.within(1, weather.invoices);
             let wish = match draw.within(0, 99) {
-                0..45 => Wish::Pay {
+                0..3 => Wish::Create {
+                    invoice,
+                    variant: draw.within(0, 1),
+                },
+                3..60 => Wish::Pay {
                     invoice,
                     method: draw.often(3_000).then(|| draw.within(0, 1)),
                     twice: draw.often(1_500),
                 },
-                45..60 => Wish::Cancel { invoice },
-                60..65 => Wish::ReuseKey { invoice },
-                65..75 => Wish::Resolve,
-                75..80 => {
+                60..67 => Wish::Cancel { invoice },
+                67..71 => Wish::ReuseKey { invoice },
+                71..80 => Wish::Resolve,
+                80..84 => {
                     wishes.push((Wish::Pause(true), false));
                     Wish::Pause(false)
                 }
-                80..92 => Wish::Deliver,
-                92..95 => Wish::Expire,
+                84..95 => Wish::Deliver,
+                95..97 => Wish::Expire,
                 _ => Wish::Read,
             };
             wishes.push((wish, draw.often(6_000)));
@@ -104,6 +126,7 @@ pub(crate) struct Task {
     pub(crate) world: Arc<World>,
     pub(crate) engine: EngineHandle,
     pub(crate) bus: Bus,
+    pub(crate) gateway: Arc<dyn Gateway>,
     pub(crate) me: usize,
 }
 
@@ -111,7 +134,11 @@ impl Task {
     pub(crate) async fn run(self) {
         loop {
             let next = self.world.with(|state| {
-                let gap = if state.storm { state.weather.gap_ms } else { 1_000 };
+                let gap = if state.storm {
+                    state.weather.gap_ms
+                } else {
+                    1_000
+                };
                 let pause = state.chance.clients.spread_ms(gap);
                 let client = &state.clients[self.me];
                 client
@@ -173,7 +200,8 @@ impl Task {
                     method: method.map(|it| format!("method-{it}")),
                 };
                 let action = || Action::OnInvoice(id(*invoice), command.clone());
-                self.submit(action, keyed.then(|| key(at)), at, *twice).await
+                self.submit(action, keyed.then(|| key(at)), at, *twice)
+                    .await
             }
             Wish::Cancel { invoice } => {
                 let command = Command::Cancel {
@@ -193,7 +221,10 @@ impl Task {
                 .submit(self.caller(), Action::Pause(*paused), None)
                 .await
                 .is_ok(),
-            Wish::Deliver => self.deliver().await,
+            Wish::Deliver => {
+                self.go_behind_its_back().await;
+                self.deliver().await
+            }
             Wish::Expire => {
                 let lived = Duration::from_secs(3600);
                 self.engine
@@ -228,8 +259,9 @@ impl Task {
             self.engine.submit(self.caller(), action(), idempotency)
         };
         let kept_before = key.as_ref().and_then(|key| self.kept(key));
-        self.world
-            .with(|state| state.tell(|| format!("client {} asks: {:?} key {key:?}", self.me, action())));
+        self.world.with(|state| {
+            state.tell(|| format!("client {} asks: {:?} key {key:?}", self.me, action()))
+        });
         let answers = if twice {
             // Both wait in the queue at once.
             let (one, two) = tokio::join!(request(&key), request(&key));
@@ -281,21 +313,29 @@ impl Task {
                     format!("{key:?} was decided anew, though an answer was kept")
                 });
                 let same = kept.map(|kept| kept.answer) == *told;
-                state.must(same, || format!("the answer under {key:?} is not kept as it was told"));
+                state.must(same, || {
+                    format!("the answer under {key:?} is not kept as it was told")
+                });
                 acknowledged(state, result);
             }
             Ok(Outcome::Replayed(told)) => {
                 let same = kept_before
                     .is_some_and(|(print, kept)| *print == fingerprint(at) && kept == told);
-                state.must(same, || format!("{key:?} is replayed as {told:?}, and kept was {kept_before:?}"));
+                state.must(same, || {
+                    format!("{key:?} is replayed as {told:?}, and kept was {kept_before:?}")
+                });
             }
             Ok(Outcome::KeyReused) => {
                 let other = kept_before.is_some_and(|(print, _)| *print != fingerprint(at));
-                state.must(other, || format!("{key:?} is called used for something else"));
+                state.must(other, || {
+                    format!("{key:?} is called used for something else")
+                });
             }
             Err(error) => {
                 let nothing = kept_before.is_some() || kept.is_none();
-                state.must(nothing, || format!("{error}: and yet an answer was kept under {key:?}"));
+                state.must(nothing, || {
+                    format!("{error}: and yet an answer was kept under {key:?}")
+                });
             }
         }
     }
@@ -355,6 +395,31 @@ impl Task {
         answer.is_ok()
     }
 
+    /// A canary: sends what is only requested, without the engine.
+    async fn go_behind_its_back(&self) {
+        let request = self.world.with(|state| {
+            if state.canary != Some(Canary::SendsUnclaimed) {
+                return None;
+            }
+            let mut payments = state.disk.payments();
+            let (row, payment) =
+                payments.find(|(_, payment)| payment.state == PaymentState::Requested)?;
+            Some(ChargeRequest {
+                invoice: row.invoice.content.clone(),
+                payment: payment.id,
+                attempt: payment.attempt,
+                key: payment.key.clone(),
+                method: payment.method.clone(),
+                send: payment.work.epoch + 1,
+                sent_at: payment.requested_at,
+                traceparent: None,
+            })
+        });
+        if let Some(request) = request {
+            self.gateway.charge(&request).await;
+        }
+    }
+
     /// Invariant 10. The first delivery may be news; every other must change nothing.
     async fn deliver(&self) -> bool {
         let (chosen, first) = self.world.with(|state| {
@@ -378,7 +443,11 @@ impl Task {
         let Some(chosen) = chosen else {
             return true;
         };
-        let rounds = if first { vec!["late", AGAIN] } else { vec![AGAIN] };
+        let rounds = if first {
+            vec!["late", AGAIN]
+        } else {
+            vec![AGAIN]
+        };
         for actor in rounds {
             self.world
                 .with(|state| state.tell(|| format!("{actor}: {:?}", chosen.command)));
@@ -429,7 +498,9 @@ fn acknowledged(state: &mut State, result: &Result<Reply, Refusal>) {
         }
         _ => true,
     };
-    state.must(holds, || format!("invariant 2: acknowledged, and not on the disk: {reply:?}"));
+    state.must(holds, || {
+        format!("invariant 2: acknowledged, and not on the disk: {reply:?}")
+    });
 }
 
 fn id(invoice: u64) -> InvoiceId {

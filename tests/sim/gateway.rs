@@ -34,6 +34,8 @@ pub(crate) struct Ledger {
     pub(crate) sends: BTreeMap<String, Sends>,
     /// It is not there until then.
     outage_until_ms: i64,
+    /// It does not let payd in until then.
+    refuses_until_ms: i64,
 }
 
 /// What a request says, but for what is not in its body.
@@ -158,7 +160,9 @@ fn arrive(state: &mut State, arrival: Arrival) {
     } = arrival;
     if let Some(standing) = state.ledger.charges.get(&key) {
         let (same, approved) = (standing.body == body, standing.verdict == Verdict::Approved);
-        state.must(same, || format!("invariant 6: {key} came with another body"));
+        state.must(same, || {
+            format!("invariant 6: {key} came with another body")
+        });
         // The same key again is the same charge.
         if state.canary == Some(Canary::GatewayForgetsKeys) && approved {
             execute(state, &key);
@@ -171,7 +175,7 @@ fn arrive(state: &mut State, arrival: Arrival) {
     } else {
         (1_000, 0)
     };
-    let lying = state.weather.lying && state.storm;
+    let lying = (state.weather.lying || state.canary == Some(Canary::GatewayLies)) && state.storm;
     let draw = &mut state.chance.gateway;
     let approves = !draw.often(declines);
     let verdict = if draw.often(pending) {
@@ -189,7 +193,9 @@ fn arrive(state: &mut State, arrival: Arrival) {
     let denied = lying && verdict == Verdict::Approved && draw.often(2_000);
     let hidden = lying && draw.often(1_000);
     let visible_ms = if hidden { i64::MAX } else { visible_ms };
-    state.tell(|| format!("  {key} arrives at the gateway: {verdict:?} denied={denied} hidden={hidden}"));
+    state.tell(|| {
+        format!("  {key} arrives at the gateway: {verdict:?} denied={denied} hidden={hidden}")
+    });
     state.ledger.charges.insert(
         key.clone(),
         Charge {
@@ -231,11 +237,16 @@ fn execute(state: &mut State, key: &str) {
     };
     let open = matches!(
         payment.state,
-        PaymentState::Sending | PaymentState::Unknown | PaymentState::Accepted | PaymentState::Review
+        PaymentState::Sending
+            | PaymentState::Unknown
+            | PaymentState::Accepted
+            | PaymentState::Review
     );
     let exact = row.invoice.content.money == body.invoice.money;
     let (stands, status) = (payment.state, row.invoice.status);
-    state.must(exact, || format!("invariant 1: {key} is charged another amount than {id} is for"));
+    state.must(exact, || {
+        format!("invariant 1: {key} is charged another amount than {id} is for")
+    });
     state.must(open && status == InvoiceStatus::Processing, || {
         format!("invariant 2: {key} is charged while its payment is {stands:?} and {id} {status:?}")
     });
@@ -340,6 +351,15 @@ fn manner(state: &mut State) -> Manner {
         arrives: None,
         ..good
     };
+    if draw.often(weather.outage / 2) {
+        state.ledger.refuses_until_ms = now + signed(draw.spread_ms(600_000));
+    }
+    if now < state.ledger.refuses_until_ms {
+        return Manner {
+            word: Word::Refused,
+            ..lost
+        };
+    }
     if now < state.ledger.outage_until_ms {
         let word = draw.pick(&[Word::NotSent, Word::NotSent, Word::Silence, Word::Garbage]);
         return Manner { word, ..lost };
@@ -348,19 +368,59 @@ fn manner(state: &mut State) -> Manner {
         return good;
     }
     // Sooner than the lag, perhaps later than the sender waits.
-    let late = Some(draw.within(0, lag - 1));
+    // A canary takes its time.
+    let lags = if state.canary == Some(Canary::GatewayLags) {
+        4
+    } else {
+        1
+    };
+    let late = Some(draw.within(0, lags * lag - 1));
     match draw.within(0, 13) {
-        0..3 => Manner { word: Word::Silence, ..good },
-        3..5 => Manner { word: Word::Garbage, ..good },
-        5 => Manner { arrives: late, ..good },
-        6 => Manner { arrives: late, word: Word::Garbage, ..good },
-        7 => Manner { twice: late, ..good },
-        8 => Manner { answers: draw.spread_ms(20_000), ..good },
-        9 => Manner { word: Word::Silence, ..lost },
-        10 => Manner { word: Word::Garbage, ..lost },
-        11 => Manner { word: Word::NotSent, ..lost },
-        12 => Manner { word: Word::NotExecuted, ..lost },
-        _ => Manner { word: Word::Refused, answers: 1_000 + draw.spread_ms(10_000), ..lost },
+        0..3 => Manner {
+            word: Word::Silence,
+            ..good
+        },
+        3..5 => Manner {
+            word: Word::Garbage,
+            ..good
+        },
+        5 => Manner {
+            arrives: late,
+            ..good
+        },
+        6 => Manner {
+            arrives: late,
+            word: Word::Garbage,
+            ..good
+        },
+        7 => Manner {
+            twice: late,
+            ..good
+        },
+        8 => Manner {
+            answers: draw.spread_ms(20_000),
+            ..good
+        },
+        9 => Manner {
+            word: Word::Silence,
+            ..lost
+        },
+        10 => Manner {
+            word: Word::Garbage,
+            ..lost
+        },
+        11 => Manner {
+            word: Word::NotSent,
+            ..lost
+        },
+        12 => Manner {
+            word: Word::NotExecuted,
+            ..lost
+        },
+        _ => Manner {
+            word: Word::Refused,
+            ..lost
+        },
     }
 }
 
@@ -535,6 +595,10 @@ fn look(state: &mut State, key: &str) -> (Finding, What) {
     if now < state.ledger.outage_until_ms {
         return (inconclusive(draw), What::Unknown);
     }
+    if now < state.ledger.refuses_until_ms {
+        let reason = "403".to_owned();
+        return (Finding::Refused { reason }, What::Unknown);
+    }
     if state.storm && draw.often(weather.gateway_fails / 2) {
         return match draw.within(0, 19) {
             0 => (
@@ -605,6 +669,30 @@ impl Gateway for ModelGateway {
     }
 
     fn probe(&self) -> BoxFuture<'_, Probe> {
-        Box::pin(async { Probe::Usable })
+        Box::pin(async {
+            let (delay, probe) = self.world.with(|state| {
+                let now = state.now_ms();
+                let fails = state.weather.gateway_fails / 4;
+                let wrong = state.storm && state.chance.gateway.often(fails);
+                let probe = if now < state.ledger.refuses_until_ms {
+                    Some(Probe::Refused {
+                        reason: "401".to_owned(),
+                    })
+                } else if now < state.ledger.outage_until_ms || wrong {
+                    let reason = "nobody there".to_owned();
+                    let says = state.chance.gateway.often(5_000);
+                    says.then_some(Probe::Unreachable { reason })
+                } else {
+                    Some(Probe::Usable)
+                };
+                state.tell(|| format!("  probe: {probe:?}"));
+                (state.chance.gateway.spread_ms(100), probe)
+            });
+            sleep(Duration::from_millis(delay)).await;
+            match probe {
+                Some(probe) => probe,
+                None => std::future::pending().await,
+            }
+        })
     }
 }

@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use payd::application::ports::{Clock, Random, Store, StoreError};
 use payd::application::request::Action;
-use payd::application::{Bus, Counters, Engine, Fatal, Policy, Processor, Resolver, spawn};
+use payd::application::{
+    Bus, Counters, Engine, EngineHandle, Fatal, Policy, Prober, Processor, Resolver, spawn,
+};
 use payd::domain::{LookupPolicy, RetryPolicy};
 use payd::infrastructure::store::open_writer;
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -176,14 +178,22 @@ async fn live(world: &Arc<World>, how: How<'_>) -> End {
     };
     let resolver = Resolver {
         engine: engine.clone(),
-        gateway,
+        gateway: Arc::clone(&gateway) as Arc<_>,
         clock,
         concurrency,
         timeout: send_timeout,
-        stop,
+        stop: stop.clone(),
     };
-    tokio::spawn(processor.run());
-    tokio::spawn(resolver.run());
+    let prober = Prober {
+        engine: engine.clone(),
+        gateway: Arc::clone(&gateway) as Arc<_>,
+        timeout: send_timeout,
+        stop: stop.clone(),
+    };
+    let mut workers = JoinSet::new();
+    workers.spawn(processor.run());
+    workers.spawn(resolver.run());
+    workers.spawn(prober.run());
     let clients = world.with(|state| {
         state.clients_done = state.clients.iter().all(|client| client.is_done());
         if !state.storm {
@@ -191,26 +201,23 @@ async fn live(world: &Arc<World>, how: How<'_>) -> End {
         }
         state.clients.len()
     });
+    let mut tasks = JoinSet::new();
     for me in 0..clients {
         let client = Task {
             world: Arc::clone(world),
             engine: engine.clone(),
             bus: bus.clone(),
+            gateway: Arc::clone(&gateway) as Arc<_>,
             me,
         };
-        tokio::spawn(client.run());
+        tasks.spawn(client.run());
     }
-    let storm = world.with(|state| state.storm);
+    let mut storm = world.with(|state| state.storm);
     if !storm {
-        tokio::spawn(async move {
-            // An operator lets sending go on.
-            while engine.submit_own(Action::Pause(false)).await.is_err() {
-                sleep(Duration::from_secs(1)).await;
-            }
-        });
+        tasks.spawn(let_go_on(Arc::clone(world), engine.clone()));
     }
-    let limit = if storm { STORM_MAX } else { CALM_MAX };
     loop {
+        let limit = if storm { STORM_MAX } else { CALM_MAX };
         let end = async {
             tokio::select! {
                 biased;
@@ -218,8 +225,8 @@ async fn live(world: &Arc<World>, how: How<'_>) -> End {
                 () = world.bell.notified() => Ok(()),
             }
         };
-        match timeout(limit, end).await {
-            Err(_) if storm => return calm(world),
+        let passed = match timeout(limit, end).await {
+            Err(_) if storm => true,
             Err(_) => {
                 world.with(|state| {
                     let rows = format!("{:?}", state.disk.rows);
@@ -228,41 +235,87 @@ async fn live(world: &Arc<World>, how: How<'_>) -> End {
                 return End::Over;
             }
             Ok(Err(ended)) => return gasp(world, ended).await,
-            Ok(Ok(())) => {}
-        }
-        let (failed, crashed, settled, done) = world.with(|state| {
-            (
-                state.failure.is_some(),
-                state.crash,
-                state.settled,
-                state.clients_done,
-            )
+            Ok(Ok(())) => false,
+        };
+        let now = world.with(|state| Now {
+            failed: state.failure.is_some(),
+            crash: state.crash,
+            stop: state.stop,
+            settled: state.settled,
+            done: state.clients_done || passed,
         });
-        if failed || (settled && !storm) {
+        if now.failed || (now.settled && !storm) {
             return End::Over;
         }
-        if crashed {
+        if now.crash {
             return End::Gone;
         }
-        if done && storm {
-            return calm(world);
+        let calm = now.done && storm;
+        if calm {
+            // What was set aside is so until payd starts again.
+            let (again, drain) = world.with(|state| {
+                state.tell(|| "-- calm".to_owned());
+                state.storm = false;
+                state.settled = check::is_settled(state);
+                let draw = &mut state.chance.world;
+                (state.sets_aside || draw.often(5_000), draw.often(5_000))
+            });
+            if again && !drain {
+                return End::Calm;
+            }
+            if !again {
+                storm = false;
+                tasks.spawn(let_go_on(Arc::clone(world), engine.clone()));
+                continue;
+            }
+        }
+        if now.stop || calm {
+            // As `daemon/serve.rs` takes it apart.
+            stop.cancel();
+            let grace = Duration::from_secs(20);
+            let drained = timeout(grace, async {
+                let _ = engine.submit_own(Action::StopClaims).await;
+                while workers.join_next().await.is_some() {}
+                tasks.shutdown().await;
+                drop(engine);
+                (&mut loop_of_engine).await
+            });
+            if let Ok(ended) = drained.await {
+                let in_order = matches!(ended, Ok(Ok(())));
+                world.with(|state| {
+                    state.tell(|| format!("-- stopped, in good order: {in_order}"));
+                    if in_order && !state.storm {
+                        check::recovered(state);
+                    }
+                });
+                if !in_order {
+                    return gasp(world, ended).await;
+                }
+            }
+            return if calm { End::Calm } else { End::Gone };
         }
     }
 }
 
-fn calm(world: &World) -> End {
-    world.with(|state| {
-        state.tell(|| "-- calm".to_owned());
-        state.storm = false;
-    });
-    End::Calm
+/// What the driver is to see.
+struct Now {
+    failed: bool,
+    crash: bool,
+    stop: bool,
+    settled: bool,
+    done: bool,
+}
+
+/// An operator lets sending go on, where it was paused.
+async fn let_go_on(world: Arc<World>, engine: EngineHandle) {
+    while world.with(|state| state.disk.paused) {
+        let _ = engine.submit_own(Action::Pause(false)).await;
+        sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// The engine has ended. Its process has not quite: what others were told they may still act on.
-async fn gasp(
-    world: &World,
-    ended: Result<Result<(), Fatal>, JoinError>,
-) -> End {
+async fn gasp(world: &World, ended: Result<Result<(), Fatal>, JoinError>) -> End {
     let why = match ended {
         Ok(Ok(())) => Some("the engine stopped by itself".to_owned()),
         Ok(Err(_)) => None,

@@ -17,7 +17,10 @@ const TRACE_SHOWN: usize = 200;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is not a number")),
+    )
 }
 
 fn replay(seed: u64) -> String {
@@ -27,7 +30,13 @@ fn replay(seed: u64) -> String {
 #[test]
 fn every_seed_holds_every_invariant() {
     if let Some(seed) = number("PAYD_SIM_SEED") {
-        let played = play(seed, How { traced: true, ..How::default() });
+        let played = play(
+            seed,
+            How {
+                traced: true,
+                ..How::default()
+            },
+        );
         #[expect(clippy::print_stderr)]
         for line in &played.trace {
             eprintln!("{line}");
@@ -65,11 +74,22 @@ fn every_seed_holds_every_invariant() {
     });
     #[expect(clippy::print_stderr)]
     {
-        eprintln!("{seeds} seeds from {from} in {:.1?}: {:?}", started.elapsed(), total.lock().unwrap());
+        eprintln!(
+            "{seeds} seeds from {from} in {:.1?}: {:?}",
+            started.elapsed(),
+            total.lock().unwrap()
+        );
     }
     let failures = failures.into_inner().unwrap();
     if let Some((seed, failure)) = failures.first_key_value() {
-        let trace = play(*seed, How { traced: true, ..How::default() }).trace;
+        let trace = play(
+            *seed,
+            How {
+                traced: true,
+                ..How::default()
+            },
+        )
+        .trace;
         let shown = trace.len().saturating_sub(TRACE_SHOWN);
         panic!(
             "{}\n\nseed {seed} fails: {failure}\nreplay it with\n  {}\n",
@@ -81,7 +101,10 @@ fn every_seed_holds_every_invariant() {
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    let traced = How { traced: true, ..How::default() };
+    let traced = How {
+        traced: true,
+        ..How::default()
+    };
     for seed in 0..20 {
         let (one, two) = (play(seed, traced), play(seed, traced));
         assert_eq!(one.trace, two.trace, "seed {seed}");
@@ -93,7 +116,13 @@ fn the_same_seed_gives_the_same_run() {
 fn the_model_of_the_store_does_what_sqlite_does() {
     for seed in 0..10 {
         let directory = tempfile::tempdir().unwrap();
-        let played = play(seed, How { real: Some(directory.path()), ..How::default() });
+        let played = play(
+            seed,
+            How {
+                real: Some(directory.path()),
+                ..How::default()
+            },
+        );
         assert_eq!(played.failure, None, "seed {seed}");
     }
 }

@@ -259,6 +259,11 @@ impl Disk {
                         payment.work.next_lookup_at?
                     }
                     (Queue::Leases, PaymentState::Sending) => payment.work.lease_until?,
+                    // In no order of time.
+                    (
+                        Queue::Elsewhere,
+                        PaymentState::Requested | PaymentState::Accepted | PaymentState::Unknown,
+                    ) if !free && !row.invoice.needs_attention => Timestamp::from_millis(0),
                     _ => return None,
                 };
                 Some((at, row.invoice.id()))
@@ -300,6 +305,8 @@ impl ModelStore {
             let failure = if crash { None } else { fault(state, call) };
             if let Some(error) = &failure {
                 state.counted.faults += 1;
+                state.sets_aside |=
+                    matches!(error, StoreError::BadRow(_) | StoreError::Constraint(_));
                 state.tell(|| format!("  {call:?} fails: {error}"));
             }
             (crash, failure)
@@ -308,6 +315,14 @@ impl ModelStore {
             die(&self.world);
         }
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Whether a canary sings here and now.
+    fn forgets(&self, canary: Canary) -> bool {
+        self.world.with(|state| {
+            let always = canary == Canary::StoreForgetsTimers;
+            state.canary == Some(canary) && (always || state.chance.store.often(500))
+        })
     }
 
     fn both<T: twin::Same>(
@@ -453,7 +468,12 @@ impl Store for ModelStore {
         self.pass(Call::Load)?;
         self.both(
             "payment",
-            |state| Ok(state.disk.by_id(payment).map(|(_, payment)| payment.clone())),
+            |state| {
+                Ok(state
+                    .disk
+                    .by_id(payment)
+                    .map(|(_, payment)| payment.clone()))
+            },
             |real| real.payment(payment),
         )
     }
@@ -479,9 +499,16 @@ impl Store for ModelStore {
 
     fn next(&mut self, queue: Queue, gateway: &str) -> Result<Option<Timestamp>, StoreError> {
         self.pass(Call::Read)?;
+        if queue == Queue::Lookups && self.forgets(Canary::StoreForgetsTimers) {
+            return Ok(None);
+        }
         self.both(
             "next",
-            |state| Ok(state.disk.queued(queue, gateway).first().map(|(at, _)| *at)),
+            |state| {
+                let queued = state.disk.queued(queue, gateway);
+                let first = queued.first().map(|(at, _)| *at);
+                Ok(first.filter(|_| queue != Queue::Elsewhere))
+            },
             |real| real.next(queue, gateway),
         )
     }
@@ -530,6 +557,9 @@ impl Store for ModelStore {
 
     fn save(&mut self, entry: &mut Entry) -> Result<(), StoreError> {
         self.pass(Call::Save)?;
+        if self.forgets(Canary::StoreForgetsRows) && entry.row.is_some() {
+            entry.payments_changed.pop();
+        }
         let mut copy = self.real.is_some().then(|| entry.clone());
         self.both(
             "save",
@@ -548,7 +578,10 @@ impl Store for ModelStore {
             |state| {
                 let next = state.disk.log.len() as u64 + 1;
                 state.must(record.sequence == next, || {
-                    format!("invariant 9: event {} where {next} comes next", record.sequence)
+                    format!(
+                        "invariant 9: event {} where {next} comes next",
+                        record.sequence
+                    )
                 });
                 state.disk.log.push(Logged {
                     row: usize::try_from(invoice_row - 1).unwrap_or(usize::MAX),
@@ -569,6 +602,9 @@ impl Store for ModelStore {
         answer: &StoredAnswer,
     ) -> Result<(), StoreError> {
         self.pass(Call::Write)?;
+        if self.forgets(Canary::StoreForgetsAnswers) {
+            return Ok(());
+        }
         self.both(
             "keep_answer",
             |state| {
@@ -643,10 +679,7 @@ impl Store for ModelStore {
             }
             Ok(()) => None,
         };
-        let dropped = self.world.with(|state| {
-            state.canary == Some(Canary::StoreDropsCommits) && state.chance.store.often(500)
-        });
-        if dropped {
+        if self.forgets(Canary::StoreDropsCommits) {
             self.rollback();
             return Ok(());
         }

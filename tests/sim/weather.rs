@@ -60,9 +60,9 @@ impl Weather {
             u32::try_from(rate).unwrap_or(0)
         };
         Self {
-            invoices: 1 + draw.within(0, 2) * draw.within(0, 1),
-            clients: draw.within(1, 3),
-            wishes: draw.within(2, 6),
+            invoices: 1 + draw.within(0, 3) * draw.within(0, 1) + draw.within(0, 1),
+            clients: draw.within(1, 4),
+            wishes: draw.within(2, 10),
             gap_ms: draw.pick(&[0, 100, 5_000, 5_000, 60_000, 3_600_000]),
             timeout_ms: draw.pick(&[500, 2_000, 10_000]),
             lag_ms: draw.pick(&[1_000, 5_000, 30_000]),

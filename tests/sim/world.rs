@@ -68,6 +68,10 @@ pub(crate) struct State {
     pub(crate) failure: Option<String>,
     /// payd is to be dropped where it stands.
     pub(crate) crash: bool,
+    /// payd is asked to stop.
+    pub(crate) stop: bool,
+    /// In this life something went wrong with a row: its invoice may be set aside until the next.
+    pub(crate) sets_aside: bool,
     /// Every client has had its say.
     pub(crate) clients_done: bool,
     /// All has come to rest.
@@ -145,7 +149,7 @@ impl World {
         };
         let mut draw = Stream::new(seed, 7);
         let clients = (0..weather.clients)
-            .map(|name| Client::new(name, &weather, &mut draw))
+            .map(|_| Client::new(&weather, &mut draw))
             .collect();
         let mut state = State {
             disk: Disk::new(uuid::Builder::from_random_bytes(bytes(&mut draw)).into_uuid()),
@@ -155,6 +159,8 @@ impl World {
             storm: true,
             failure: None,
             crash: false,
+            stop: false,
+            sets_aside: false,
             clients_done: false,
             settled: false,
             told: (false, false, false, false),
@@ -186,7 +192,7 @@ impl World {
         let result = f(&mut state);
         let told = (
             state.failure.is_some(),
-            state.crash,
+            state.crash || state.stop,
             state.settled,
             state.clients_done,
         );
@@ -199,9 +205,14 @@ impl World {
     /// Takes a step outside the engine. Where payd crashes here, this never comes back.
     pub(crate) async fn step(&self, place: Place) {
         let crash = self.with(|state| {
-            let crash = state.passes(place);
-            state.crash |= crash;
-            crash
+            if !state.passes(place) {
+                return false;
+            }
+            // Now and then it is told to stop, and may come to an end in good order.
+            let stop = place == Place::Asked && state.chance.world.often(5_000);
+            state.stop |= stop;
+            state.crash |= !stop;
+            !stop
         });
         if crash {
             std::future::pending::<()>().await;
@@ -212,9 +223,7 @@ impl World {
 impl State {
     /// The true time, in milliseconds since 1970.
     pub(crate) fn now_ms(&self) -> i64 {
-        let lived = self
-            .epoch
-            .map_or(0, |epoch| epoch.elapsed().as_millis());
+        let lived = self.epoch.map_or(0, |epoch| epoch.elapsed().as_millis());
         self.life_began_ms + i64::try_from(lived).unwrap_or(i64::MAX)
     }
 
@@ -246,6 +255,8 @@ impl State {
         self.life_began_ms = self.now_ms() + i64::try_from(down_ms).unwrap_or(0);
         self.epoch = None;
         self.crash = false;
+        self.stop = false;
+        self.sets_aside = false;
         self.plan = None;
         self.disk.rollback();
     }
