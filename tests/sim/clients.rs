@@ -260,7 +260,7 @@ impl Task {
         };
         let kept_before = key.as_ref().and_then(|key| self.kept(key));
         self.world.with(|state| {
-            state.tell(|| format!("client {} asks: {:?} key {key:?}", self.me, action()))
+            state.tell(|| format!("client {} asks: {:?} key {key:?}", self.me, action()));
         });
         let answers = if twice {
             // Both wait in the queue at once.

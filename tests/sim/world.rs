@@ -100,7 +100,7 @@ pub(crate) struct State {
 }
 
 /// What a run came across: to see that the weather reaches every corner.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Counted {
     pub(crate) commits: u64,
     pub(crate) events: u64,
