@@ -239,7 +239,9 @@ fn evidence(
     };
     // As it stands now, in the tables: key and epoch do not change with these events.
     let Some(payment) = state.disk.rows[row].payments.iter().find(|it| it.id == id) else {
-        return state.fail(|| format!("{event:?} is about a payment that is not in the tables"));
+        return state.fail(|| {
+            format!("invariant 8: {event:?} is about a payment that is not in the tables")
+        });
     };
     let key = payment.key.as_str().to_owned();
     let lying = state.weather.lying;
