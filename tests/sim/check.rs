@@ -376,7 +376,7 @@ fn counts(row: &Aggregate) -> Option<String> {
 /// The first byte of a send leaves.
 pub(crate) fn first_byte(state: &mut State, request: &ChargeRequest) {
     let key = request.key.as_str();
-    let now = state.now_ms();
+    let (now, gateway) = (state.now_ms(), state.gateway);
     let body = Body::of(request);
     // Invariant 7: intent is durable.
     let open = state.disk.is_open();
@@ -445,7 +445,27 @@ pub(crate) fn first_byte(state: &mut State, request: &ChargeRequest) {
         .sends
         .entry(key.to_owned())
         .and_modify(|sends| sends.last_ms = now)
-        .or_insert(Sends { body, last_ms: now });
+        .or_insert(Sends {
+            body,
+            gateway,
+            last_ms: now,
+        });
+    asked(state, key);
+}
+
+/// A gateway hears of a key: it is the one that heard of it first.
+pub(crate) fn asked(state: &mut State, key: &str) {
+    let here = state.gateway;
+    let bound = state.ledger.sends.get(key).map_or(here, |it| it.gateway);
+    state.must(bound == here, || {
+        format!("{here} hears of {key}, which belongs to {bound}")
+    });
+}
+
+/// Whether a payment waits for a gateway that this payd does not send to, and an operator knows.
+fn is_elsewhere(state: &State, row: &Aggregate, payment: &Payment) -> bool {
+    let bound = payment.gateway.as_deref();
+    row.invoice.needs_attention && bound.is_some_and(|bound| bound != state.gateway)
 }
 
 /// payd has looked after what an earlier process was sending, and is ready.
@@ -472,6 +492,7 @@ pub(crate) fn is_settled(state: &State) -> bool {
             InvoiceStatus::Processing => row.payments.last().is_some_and(|latest| {
                 let held = row.invoice.contradicted_attempt.is_some();
                 latest.state == PaymentState::Review
+                    || is_elsewhere(state, row, latest)
                     || (held && latest.state == PaymentState::Requested)
             }),
         })
@@ -506,6 +527,7 @@ pub(crate) fn ended(state: &mut State) {
             return;
         };
         let known = payment.state == PaymentState::Succeeded
+            || is_elsewhere(state, row, payment)
             || (payment.state == PaymentState::Review && row.invoice.needs_attention);
         let stands = payment.state;
         state.must(known || lying, || {

@@ -21,7 +21,10 @@ use super::check::{Said, What};
 use super::random::Stream;
 use super::world::{Place, State, World};
 
+/// The gateway, and one that may take its place in the settings. They keep the same books: that a key
+/// is never known to both is checked.
 pub(crate) const NAME: &str = "model";
+pub(crate) const OTHER: &str = "other";
 
 /// The gateway's books.
 #[derive(Debug, Default)]
@@ -50,6 +53,8 @@ pub(crate) struct Body {
 #[derive(Debug)]
 pub(crate) struct Sends {
     pub(crate) body: Body,
+    /// The only gateway that may ever see the key.
+    pub(crate) gateway: &'static str,
     pub(crate) last_ms: i64,
 }
 
@@ -427,6 +432,7 @@ fn manner(state: &mut State) -> Manner {
 /// See the module.
 pub(crate) struct ModelGateway {
     pub(crate) world: Arc<World>,
+    pub(crate) name: &'static str,
     pub(crate) lag: Duration,
 }
 
@@ -489,6 +495,7 @@ impl ModelGateway {
         let (asked_ms, asked_at) = self.world.with(|state| {
             catch_up(state);
             state.counted.lookups += 1;
+            super::check::asked(state, key);
             (state.now_ms(), state.payd_now())
         });
         let (delay, silent) = self.world.with(|state| {
@@ -653,7 +660,7 @@ impl Body {
 
 impl Gateway for ModelGateway {
     fn name(&self) -> &str {
-        NAME
+        self.name
     }
 
     fn lookup_lag(&self) -> Duration {

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::canary::Canary;
 use super::check;
 use super::clients::Task;
-use super::gateway::{self, ModelGateway};
+use super::gateway::ModelGateway;
 use super::store::{Crash, ModelStore};
 use super::world::{Counted, State, World, WorldClock, WorldRandom};
 
@@ -141,6 +141,7 @@ async fn live(world: &Arc<World>, how: How<'_>) -> End {
     let (policy, concurrency, send_timeout) = settings(world);
     let gateway = Arc::new(ModelGateway {
         world: Arc::clone(world),
+        name: world.with(|state| state.gateway),
         lag: policy.lookup_lag,
     });
     let bus = Bus::new(0);
@@ -379,7 +380,7 @@ fn settings(world: &World) -> (Policy, usize, Duration) {
             },
             lookup_lag: Duration::from_millis(weather.lag_ms),
             lease: timeout + Duration::from_secs(30),
-            gateway: gateway::NAME.to_owned(),
+            gateway: state.gateway.to_owned(),
         };
         (policy, weather.concurrency, timeout)
     })

@@ -40,6 +40,8 @@ pub(crate) struct Weather {
     pub(crate) outage: u32,
     /// The gateway breaks its own contract, and operators say what is not so.
     pub(crate) lying: bool,
+    /// The settings name another gateway now and then.
+    pub(crate) switches: bool,
 }
 
 impl Weather {
@@ -82,6 +84,7 @@ impl Weather {
             },
             outage: some(&mut draw, gateway, 1_000),
             lying,
+            switches: draw.often(800),
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::canary::Canary;
 use super::check::Witness;
 use super::clients::Client;
-use super::gateway::Ledger;
+use super::gateway::{self, Ledger};
 use super::random::Stream;
 use super::store::Disk;
 use super::weather::Weather;
@@ -81,6 +81,8 @@ pub(crate) struct State {
     /// Where the next crash is, and how many times that place is passed before.
     plan: Option<(Place, u64)>,
     crashes_left: u64,
+    /// The gateway that this life sends to.
+    pub(crate) gateway: &'static str,
     /// How often payd was started.
     pub(crate) lives: u64,
     /// The disk is full until then.
@@ -166,6 +168,7 @@ impl World {
             told: (false, false, false, false),
             plan: None,
             crashes_left: weather.crashes,
+            gateway: gateway::NAME,
             lives: 0,
             full_until_ms: i64::MIN,
             chance,
@@ -239,6 +242,8 @@ impl State {
         self.lives += 1;
         let wall_ms = self.life_began_ms + self.wall_offset_ms;
         self.payd_began_ms = newest.map_or(wall_ms, |newest| newest.as_millis().max(wall_ms));
+        let other = self.weather.switches && self.storm && self.chance.world.often(4_000);
+        self.gateway = if other { gateway::OTHER } else { gateway::NAME };
         if self.storm && self.crashes_left > 0 {
             self.crashes_left -= 1;
             let draw = &mut self.chance.world;
