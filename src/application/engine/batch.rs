@@ -606,9 +606,14 @@ impl<'e, S: Store> Batch<'e, S> {
 
     /// For work that payd does by itself: an invoice that cannot be read must not stop the others.
     fn load_or_set_aside(&mut self, id: &InvoiceId) -> Result<Option<&Entry>, StoreError> {
-        if let Err(StoreError::BadRow(why)) = self.load(id) {
-            self.engine.set_aside(id, &why);
-            return Ok(None);
+        match self.load(id) {
+            Ok(_) => {}
+            Err(StoreError::BadRow(why)) => {
+                self.engine.set_aside(id, &why);
+                return Ok(None);
+            }
+            // Anything else is about the database, not about this invoice.
+            Err(error) => return Err(error),
         }
         Ok(self.set.get(id))
     }
