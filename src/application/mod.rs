@@ -25,5 +25,8 @@ pub use event_log::{DecodeError, Decoded, EventRecord, chain, decode, first_dige
 pub use metrics::{Counters, Decided, Metrics};
 pub use processor::Processor;
 pub use resolver::Resolver;
-pub use verify::{Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, verify};
+pub use verify::{
+    Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, is_what_its_events_say,
+    verify,
+};
 pub use working_set::{Entry, WorkingSet};
