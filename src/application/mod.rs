@@ -9,8 +9,10 @@ mod bus;
 
 mod engine;
 mod event_log;
+mod gate;
 mod working_set;
 
+mod prober;
 mod processor;
 mod resolver;
 mod worker;
@@ -22,7 +24,9 @@ pub use app::{App, Overview};
 pub use bus::Bus;
 pub use engine::{Engine, EngineHandle, Fatal, Policy, Run, spawn};
 pub use event_log::{DecodeError, Decoded, EventRecord, chain, decode, first_digest};
+pub use gate::{Closure, Shut};
 pub use metrics::{Counters, Decided, Metrics};
+pub use prober::Prober;
 pub use processor::Processor;
 pub use resolver::Resolver;
 pub use verify::{

@@ -146,6 +146,9 @@ pub enum Queue {
     Lookups,
     /// SENDING payments, by the end of the lease.
     Leases,
+    /// Payments that wait for another gateway than the one named, of invoices that no operator has
+    /// been called to. At no time of its own.
+    Elsewhere,
 }
 
 /// The one writer. Between `begin` and `commit` it sees its own writes. It is used from one thread.
@@ -181,7 +184,7 @@ pub trait Store: Send {
     fn payment(&mut self, payment: PaymentId) -> Result<Option<Payment>, StoreError>;
 
     /// The invoices at the head of a queue, up to `limit`; those at or before `until`. A gateway's
-    /// name leaves out payments that are bound to another.
+    /// name leaves out payments that are bound to another, but for [`Queue::Elsewhere`].
     ///
     /// # Errors
     /// Where it cannot be read.

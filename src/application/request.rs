@@ -49,6 +49,10 @@ pub enum Action {
         /// At most so many, at least one.
         limit: usize,
     },
+    /// Probe the gateway. Answered when it is time to.
+    ClaimProbe,
+    /// What a probe found.
+    Probed(super::ports::Probe),
     /// No claims any more: those that wait are answered with nothing. payd is shutting down.
     StopClaims,
     /// Stop or go on sending.
@@ -74,8 +78,10 @@ pub enum Reply {
         /// Whether it was requested just now.
         fresh: bool,
     },
-    /// To the claims.
+    /// To the claims of payments. Empty: there is nothing to do now.
     Claimed(Vec<ChargeRequest>),
+    /// To `ClaimProbe`: now.
+    Probe,
     /// To `ExpireAnswers`: how many went. As many as go at once means that there are more.
     Expired(usize),
     /// To the rest.

@@ -16,7 +16,7 @@ use super::ports::ChargeRequest;
 use super::request::{Action, Outcome, Reply, SubmitError};
 
 /// How long to wait before work that could not be submitted is submitted again.
-const RESUBMIT_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const RESUBMIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Claims work and has each piece done, `concurrency` at once, until `stop`; then waits for what
 /// has begun. The daemon submits [`Action::StopClaims`] after `stop`, so that no claim waits on.
@@ -68,8 +68,9 @@ async fn claim(
         Err(error) => {
             tracing::debug!(%error, "no work could be claimed");
             tokio::select! {
-                () = tokio::time::sleep(RESUBMIT_PAUSE) => {}
+                biased;
                 () = stop.cancelled() => {}
+                () = tokio::time::sleep(RESUBMIT_PAUSE) => {}
             }
             Vec::new()
         }

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use crate::application::ports::{Clock, Gateway, Random, Store, StoreError};
 use crate::application::request::{Action, Outcome, Reply};
 use crate::application::{
-    App, Bus, Counters, Engine, EngineHandle, Fatal, Overview, Policy, Processor, Resolver, Run,
-    spawn,
+    App, Bus, Counters, Engine, EngineHandle, Fatal, Overview, Policy, Prober, Processor, Resolver,
+    Run, spawn,
 };
 use crate::config::{Auth, GatewayKind, Listen, LogFormat, Settings};
 use crate::domain::{LookupPolicy, RetryPolicy};
@@ -378,8 +378,14 @@ fn start_workers(
         timeout: settings.gateway.timeout,
         stop: stop.clone(),
     };
+    let prober = Prober {
+        engine: engine.clone(),
+        gateway: Arc::clone(gateway),
+        timeout: settings.gateway.timeout,
+        stop: stop.clone(),
+    };
     tokio::spawn(async move {
-        tokio::join!(processor.run(), resolver.run());
+        tokio::join!(processor.run(), resolver.run(), prober.run());
     })
 }
 

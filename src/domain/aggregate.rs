@@ -212,7 +212,13 @@ impl Aggregate {
                     invoice.contradicted_attempt.max(Some(payment.attempt));
                 invoice.needs_attention = true;
             }
-            (Event::PaymentResolved { .. }, Some(_)) => {}
+            (Event::PaymentResolved { .. }, Some(payment)) => {
+                // Whoever resolves it has seen the evidence, and it is their word from here on.
+                payment.contradicted = false;
+                if invoice.contradicted_attempt == Some(payment.attempt) {
+                    invoice.contradicted_attempt = None;
+                }
+            }
             (Event::InvoiceCancelRequested { reason }, _) => {
                 invoice.status =
                     next(invoice.status, InvoiceInput::CancelSent).map_err(|why| error(&why))?;

@@ -151,6 +151,11 @@ pub enum Command {
         /// The answer.
         outcome: Outcome,
     },
+    /// payd sends to this gateway now, and the open payment waits for another.
+    LeaveBehind {
+        /// The gateway that payd sends to.
+        gateway: String,
+    },
     /// A lookup of its open payment begins: the next one is scheduled.
     Look,
     /// The lookup has its answer.

@@ -137,6 +137,7 @@ pub fn decide(
             epoch,
             outcome,
         } => settle(state, *payment, *epoch, outcome, context),
+        Command::LeaveBehind { gateway } => leave_behind(state, gateway),
         Command::Look => look(state, context),
         Command::Found {
             payment,
@@ -250,6 +251,24 @@ fn claim(state: &Aggregate, gateway: &str, context: &Context) -> Result<Decision
         events: Vec::new(),
         work: Some(work),
     })
+}
+
+/// A key belongs to one gateway for life: where another takes its place, only an operator can help.
+fn leave_behind(state: &Aggregate, gateway: &str) -> Result<Decision, Refusal> {
+    let payment = state.latest().ok_or(Refusal::NothingToDo)?;
+    let bound = payment.gateway.as_deref().filter(|bound| *bound != gateway);
+    let (true, Some(bound)) = (payment.state.is_open(), bound) else {
+        return Err(Refusal::NothingToDo);
+    };
+    if state.invoice.needs_attention {
+        return Ok(Decision::NOTHING);
+    }
+    Ok(events([Event::InvoiceAttentionRequired {
+        reason: format!(
+            "payment {} waits for gateway \"{bound}\", and payd now uses \"{gateway}\": set gateway.kind back until it is decided",
+            payment.id,
+        ),
+    }]))
 }
 
 fn settle(
@@ -512,9 +531,6 @@ fn hear(
     says: &str,
     context: &Context,
 ) -> Result<Heard, Refusal> {
-    if let Some(sooner) = look_sooner(payment, epoch, input, context) {
-        return Ok(Heard::Enough(sooner));
-    }
     let to = match payment.state.next(input) {
         Err(PaymentRefusal::Contradicts) => {
             return contradiction(payment, says).map(Heard::Enough);
@@ -522,9 +538,8 @@ fn hear(
         Err(_) => return Err(Refusal::Stale),
         Ok(to) => to,
     };
-    let late_proof = payment.state == PaymentState::Review && input == PaymentInput::Approved;
-    if payment.work.epoch != epoch && !late_proof {
-        return Err(Refusal::Stale);
+    if payment.work.epoch != epoch {
+        return late(payment, epoch, input, context).map(Heard::Enough);
     }
     if to == payment.state {
         return Ok(Heard::Enough(Decision::NOTHING));
@@ -532,26 +547,30 @@ fn hear(
     Ok(Heard::Moves(to))
 }
 
-/// An approval that belongs to an earlier claim does not decide an open question, but it is a reason
-/// to ask now.
-fn look_sooner(
+/// Word on an earlier send decides nothing. An approval among it is kept as evidence, and a reason
+/// to ask now; whatever else an earlier send came to, no money has moved by it.
+fn late(
     payment: &Payment,
     epoch: u32,
     input: PaymentInput,
     context: &Context,
-) -> Option<Decision> {
-    let open = matches!(
+) -> Result<Decision, Refusal> {
+    if input != PaymentInput::Approved {
+        return Err(Refusal::Stale);
+    }
+    let says = format!("send {epoch} of it was approved");
+    let evidence = contradiction(payment, &says);
+    let looked_up = matches!(
         payment.state,
         PaymentState::Accepted | PaymentState::Unknown
     );
-    if !open || input != PaymentInput::Approved || payment.work.epoch == epoch {
-        return None;
+    if !looked_up {
+        return evidence;
     }
-    let lookups = payment.work.lookups;
-    Some(Decision {
-        events: Vec::new(),
+    Ok(Decision {
+        events: evidence.map_or(Vec::new(), |decision| decision.events),
         work: Some(Work::Look {
-            lookups,
+            lookups: payment.work.lookups,
             at: context.now,
         }),
     })

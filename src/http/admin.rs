@@ -13,6 +13,7 @@ use super::problem::{Reject, both};
 use super::reply::json;
 use crate::application::ports::Tally;
 use crate::application::request::Action;
+use crate::application::{Closure, Shut};
 use crate::domain::PaymentState;
 
 /// How payd is.
@@ -25,6 +26,7 @@ struct Status {
     ready: bool,
     paused: bool,
     gateway: String,
+    gateway_health: GatewayHealth,
     payments: Payments,
     needs_attention: u64,
     queue: Queue,
@@ -63,6 +65,32 @@ impl Payments {
     }
 }
 
+/// Whether payments can be sent: `ok`, or `refused` (401, 403) or `unreachable` with why and since
+/// when.
+#[derive(Debug, Clone, Serialize)]
+struct GatewayHealth {
+    state: &'static str,
+    reason: Option<String>,
+    since: Option<String>,
+}
+
+impl GatewayHealth {
+    fn of(closure: Option<Closure>) -> Self {
+        match closure {
+            None => Self {
+                state: "ok",
+                reason: None,
+                since: None,
+            },
+            Some(closure) => Self {
+                state: closure.why.as_str(),
+                reason: Some(closure.reason),
+                since: Some(closure.since.to_string()),
+            },
+        }
+    }
+}
+
 /// Requests that wait for the engine.
 #[derive(Debug, Clone, Serialize)]
 struct Queue {
@@ -83,14 +111,17 @@ async fn gather(call: &Call) -> Result<Status, Reject> {
     let overview = app.overview();
     let (depth, capacity) = app.engine().queue();
     let head = *app.bus().head().borrow();
+    let closure = app.engine().closure();
+    let refused = closure.as_ref().is_some_and(|it| it.why == Shut::Refused);
     Ok(Status {
         version: env!("CARGO_PKG_VERSION"),
         store_id: overview.store.to_string(),
         started_at: overview.started_at.to_string(),
         uptime_seconds: now.since(overview.started_at).as_secs(),
         ready: app.engine().is_writable() && !call.shared.shutdown.is_cancelled(),
-        paused: app.engine().is_paused(),
+        paused: app.engine().is_paused() || refused,
         gateway: overview.gateway.clone(),
+        gateway_health: GatewayHealth::of(closure),
         payments: Payments::of(&tally),
         needs_attention: tally.needs_attention,
         queue: Queue { depth, capacity },
@@ -123,6 +154,10 @@ async fn set_paused(mut call: Call, paused: bool) -> Result<Response, Reject> {
     // Gathered before: an answer that is kept is part of the commit, where nothing can be read.
     let mut status = gather(&call).await?;
     status.paused = paused;
+    if !paused {
+        // To resume is to say that the gateway can be used; what it says to the next payment decides.
+        status.gateway_health = GatewayHealth::of(None);
+    }
     let action = Action::Pause(paused);
     let given = submit(
         &call,

@@ -9,7 +9,7 @@ use super::OPENAPI;
 use super::call::Call;
 use super::problem::Reject;
 use super::reply::json_bytes;
-use crate::application::{Counters, Decided};
+use crate::application::{App, Counters, Decided};
 
 /// Prometheus's text format.
 /// Source: <https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format>.
@@ -37,13 +37,25 @@ pub(super) async fn readyz(call: Call) -> Result<Response, Reject> {
 
 /// `GET /metrics`.
 pub(super) async fn metrics(call: Call) -> Response {
-    let mut response = Response::new(Body::from(exposition(call.app().counters())));
+    let mut response = Response::new(Body::from(exposition(call.app())));
     let kind = HeaderValue::from_static(PROMETHEUS_TEXT);
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }
 
-fn exposition(counters: &Counters) -> String {
+fn exposition(app: &App) -> String {
+    let up = u8::from(app.engine().closure().is_none());
+    // The names of gateways are payd's own: nothing in them needs to be escaped.
+    let gateway = &app.overview().gateway;
+    let mut text = counted(app.counters());
+    text.push_str(&format!(
+        "# HELP payd_gateway_up Whether payments are sent to the gateway: 0 while it refuses payd or does not answer.\n\
+         # TYPE payd_gateway_up gauge\npayd_gateway_up{{gateway=\"{gateway}\"}} {up}\n"
+    ));
+    text
+}
+
+fn counted(counters: &Counters) -> String {
     let succeeded = counters.decided(Decided::Succeeded);
     let failed = counters.decided(Decided::Failed);
     let rows = [
@@ -85,7 +97,7 @@ mod tests {
         for decided in [Decided::Succeeded, Decided::Succeeded, Decided::Failed] {
             counters.payment_decided(decided);
         }
-        let text = exposition(&counters);
+        let text = counted(&counters);
         for line in [
             "# TYPE payd_payments_processed_total counter",
             "payd_payments_processed_total 3",

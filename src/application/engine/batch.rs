@@ -179,9 +179,12 @@ impl<'e, S: Store> Batch<'e, S> {
                     .map_err(Undecided::from)
             }
             // Claims are answered by `claim`.
-            Action::StopClaims | Action::ClaimDue { .. } | Action::ClaimLookups { .. } => {
-                Ok(Reply::Done)
-            }
+            Action::StopClaims
+            | Action::ClaimDue { .. }
+            | Action::ClaimLookups { .. }
+            | Action::ClaimProbe
+            // It has been heard already, and is in no table.
+            | Action::Probed(_) => Ok(Reply::Done),
         };
         match result {
             Ok(reply) => Ok(Ok(Ok(reply))),
@@ -306,6 +309,17 @@ impl<'e, S: Store> Batch<'e, S> {
         self.do_own_work(id, &command)
     }
 
+    /// Calls an operator to invoices whose open payment waits for another gateway.
+    pub(super) fn leave_behind(&mut self, limit: usize) -> Result<usize, StoreError> {
+        let gateway = self.engine.policy.gateway.clone();
+        let command = Command::LeaveBehind { gateway };
+        let mut called = 0;
+        for id in self.queue(Queue::Elsewhere, self.now, limit)? {
+            called += usize::from(self.do_own_work(&id, &command)?);
+        }
+        Ok(called)
+    }
+
     /// Does one piece of payd's own work, to see whether the database takes it. The caller rolls
     /// it back.
     pub(super) fn try_out(&mut self, queue: Queue, id: &InvoiceId) -> Result<(), StoreError> {
@@ -315,6 +329,9 @@ impl<'e, S: Store> Batch<'e, S> {
                 gateway: self.engine.policy.gateway.clone(),
             },
             Queue::Lookups => Command::Look,
+            Queue::Elsewhere => Command::LeaveBehind {
+                gateway: self.engine.policy.gateway.clone(),
+            },
         };
         self.do_own_work(id, &command)?;
         self.flush()
@@ -339,7 +356,7 @@ impl<'e, S: Store> Batch<'e, S> {
 
     /// Gives the workers that wait what is due, claimed in this same commit.
     pub(super) fn claim(&mut self) -> Result<(), StoreError> {
-        let sending = if self.paused {
+        let sending = if self.paused || !self.engine.gate.is_open() {
             0
         } else {
             self.engine.due.limit()

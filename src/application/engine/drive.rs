@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
+use super::super::gate::Closure;
 use super::super::ports::Store;
 use super::super::request::{Action, Caller, Envelope, Idempotency, Outcome, SubmitError};
 use super::{Engine, Fatal, Health};
@@ -77,6 +78,12 @@ impl EngineHandle {
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.health.is_paused()
+    }
+
+    /// Why nothing is sent to the gateway, though nobody has paused it; `None` while it is usable.
+    #[must_use]
+    pub fn closure(&self) -> Option<Closure> {
+        self.health.closure()
     }
 
     /// Requests waiting now, and how many may.

@@ -11,16 +11,17 @@ mod batch;
 mod drive;
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::domain::{Context, EventType, InvoiceId, LookupPolicy, RetryPolicy, Timestamp};
 
 use super::bus::Bus;
+use super::gate::{Closure, Gate, Shut};
 use super::metrics::{Decided, Metrics};
 use super::ports::{Clock, Head, Queue, Random, Store, StoreError, StoreInfo};
-use super::request::{Action, Envelope, SubmitError};
+use super::request::{Action, Envelope, Outcome, Reply, SubmitError};
 
 use batch::Batch;
 
@@ -70,6 +71,8 @@ pub struct Engine<S> {
     now: Timestamp,
     due: Claims,
     lookups: Claims,
+    probes: Claims,
+    gate: Gate,
     stopping: bool,
     set_aside: HashSet<InvoiceId>,
     wake_at: Option<Timestamp>,
@@ -84,6 +87,7 @@ pub struct Engine<S> {
 pub struct Health {
     writable: AtomicBool,
     paused: AtomicBool,
+    gateway: Mutex<Option<Closure>>,
 }
 
 impl Health {
@@ -91,6 +95,7 @@ impl Health {
         Self {
             writable: AtomicBool::new(true),
             paused: AtomicBool::new(paused),
+            gateway: Mutex::new(None),
         }
     }
 
@@ -104,6 +109,19 @@ impl Health {
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Why nothing is sent to the gateway, though nobody has paused it; `None` while it is usable.
+    #[must_use]
+    pub fn closure(&self) -> Option<Closure> {
+        self.gateway
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set_closure(&self, closure: Option<Closure>) {
+        *self.gateway.lock().unwrap_or_else(PoisonError::into_inner) = closure;
     }
 
     /// Says what it was before.
@@ -151,6 +169,8 @@ impl<S: Store> Engine<S> {
             now,
             due: Claims::default(),
             lookups: Claims::default(),
+            probes: Claims::default(),
+            gate: Gate::default(),
             stopping: false,
             set_aside: HashSet::new(),
             wake_at: None,
@@ -180,14 +200,22 @@ impl<S: Store> Engine<S> {
                 let lost = "payd stopped while it was being sent";
                 let lost = batch.lose_leases(ever, RECOVERY_BATCH, lost)?;
                 batch.pull_lookups()?;
-                Ok((lost, batch.finish()?))
+                let left_behind = batch.leave_behind(RECOVERY_BATCH)?;
+                Ok((lost, left_behind, batch.finish()?))
             });
             match result {
-                Ok((lost, done)) => {
+                Ok((lost, left_behind, done)) => {
                     recovered += lost;
+                    if left_behind > 0 {
+                        tracing::error!(
+                            invoices = left_behind,
+                            gateway = self.policy.gateway,
+                            "open payments wait for another gateway than the one in the settings; their invoices need attention",
+                        );
+                    }
                     self.publish(done);
                     self.tell();
-                    if lost == 0 {
+                    if lost + left_behind == 0 {
                         self.recovered = true;
                         return Ok(recovered);
                     }
@@ -233,8 +261,12 @@ impl<S: Store> Engine<S> {
         let now = self.tick();
         let mut requests = Vec::with_capacity(envelopes.len());
         for envelope in envelopes {
+            if self.gate.hear(&envelope.action, now) {
+                self.gate_has_moved();
+            }
             self.sort(envelope, &mut requests);
         }
+        self.claim_probe(now);
         match self.decide(&requests, true, now) {
             Ok(outcomes) => answer(requests, outcomes),
             Err(error @ (StoreError::Constraint(_) | StoreError::BadRow(_))) => {
@@ -266,6 +298,43 @@ impl<S: Store> Engine<S> {
             }
         };
         Ok(())
+    }
+
+    /// Says so, to those who read the log and to those who ask.
+    fn gate_has_moved(&self) {
+        let gateway = self.policy.gateway.as_str();
+        self.health.set_closure(self.gate.closure().cloned());
+        match self.gate.closure() {
+            None => tracing::info!(gateway, "the gateway can be used again; payments are sent"),
+            Some(Closure {
+                why: Shut::Refused,
+                reason,
+                ..
+            }) => tracing::error!(
+                gateway, %reason,
+                "the gateway does not let payd in, and nothing is sent to it: see to payd's token there; POST /admin/resume, or a probe that succeeds, goes on",
+            ),
+            Some(Closure {
+                why: Shut::Unreachable,
+                reason,
+                ..
+            }) => tracing::error!(
+                gateway, %reason,
+                "the gateway does not answer, and nothing is sent to it until it answers a probe; payments wait under their keys",
+            ),
+        }
+    }
+
+    /// Lets the prober ask, where it is time to.
+    fn claim_probe(&mut self, now: Timestamp) {
+        let due = self.gate.probe_at().is_some_and(|at| at <= now);
+        if due && let Some(parked) = self.probes.parked.take() {
+            self.gate.probing(now);
+            // A prober that is gone leaves the next probe to the next.
+            let _ = parked
+                .reply
+                .send(Ok(Outcome::Fresh(Ok(Reply::Probe), None)));
+        }
     }
 
     /// How it is, for others to look at.
@@ -354,10 +423,12 @@ impl<S: Store> Engine<S> {
         let claims = match envelope.action {
             Action::ClaimDue { .. } => &mut self.due,
             Action::ClaimLookups { .. } => &mut self.lookups,
+            Action::ClaimProbe => &mut self.probes,
             Action::StopClaims => {
                 self.stopping = true;
                 self.due.send_home();
                 self.lookups.send_home();
+                self.probes.send_home();
                 requests.push(envelope);
                 return;
             }
@@ -468,7 +539,7 @@ impl<S: Store> Engine<S> {
                 SubmitError::Internal(error.to_string())
             }
         };
-        for claims in [&mut self.due, &mut self.lookups] {
+        for claims in [&mut self.due, &mut self.lookups, &mut self.probes] {
             if let Some(parked) = claims.parked.take() {
                 // The worker comes back by itself.
                 let _ = parked.reply.send(Err(why.clone()));
@@ -484,7 +555,7 @@ impl<S: Store> Engine<S> {
     fn next_wake(&mut self) -> Result<Option<Timestamp>, StoreError> {
         let gateway = self.policy.gateway.as_str();
         let mut queues = vec![Queue::Leases];
-        if self.due.parked.is_some() && !self.info.paused {
+        if self.due.parked.is_some() && !self.info.paused && self.gate.is_open() {
             queues.push(Queue::Due);
         }
         if self.lookups.parked.is_some() {
@@ -496,7 +567,8 @@ impl<S: Store> Engine<S> {
                 next = Some(next.map_or(at, |earliest: Timestamp| earliest.min(at)));
             }
         }
-        if let Some(at) = self.probe_at {
+        let probe = self.probes.parked.as_ref().and(self.gate.probe_at());
+        for at in [self.probe_at, probe].into_iter().flatten() {
             next = Some(next.map_or(at, |earliest| earliest.min(at)));
         }
         // What is due has just been looked at; what is still there cannot be worked on now.
@@ -540,7 +612,6 @@ impl Claims {
     }
 
     fn give(&mut self, claimed: Vec<super::ports::ChargeRequest>) {
-        use super::request::{Outcome, Reply};
         if let Some(parked) = self.parked.take() {
             // A worker that is gone has left its claims to the lease.
             let _ = parked

@@ -23,7 +23,7 @@ use crate::cli::context::{Context, query, read};
 use crate::cli::failure::{Exit, Failure, Outcome};
 use crate::cli::output::Format;
 use crate::cli::text::clean;
-use story::Story;
+use story::{Held, Story};
 
 /// The largest page of events that is asked for.
 const PAGE: &str = "1000";
@@ -91,8 +91,8 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Outcome 
             }
             // A payment that is to be sent goes nowhere while payd is paused.
             let to_send = |payment: &Payment<'_>| payment.status == "REQUESTED";
-            let resume = if payments.payments.iter().any(to_send) {
-                paused(context).await
+            let held = if payments.payments.iter().any(to_send) {
+                held(context).await
             } else {
                 None
             };
@@ -101,7 +101,7 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Outcome 
                 payments: &payments.payments,
                 events: &parsed,
                 now: context.now(),
-                resume: resume.as_deref(),
+                held: held.as_ref(),
             };
             let width = context.out.width();
             context.out.lines(&story.tell(width))?;
@@ -110,19 +110,29 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Outcome 
     Ok(Exit::Done)
 }
 
-/// The command that ends the pause, if payd is paused and says so. Only the socket is asked: it is
-/// where everybody may know.
-async fn paused(context: &mut Context) -> Option<String> {
+/// Why nothing is sent, and the command that ends it, if payd says so. Only the socket is asked: it
+/// is where everybody may know.
+async fn held(context: &mut Context) -> Option<Held> {
     let socket = context.client.socket()?;
     let asked = timeout(STATUS_TIMEOUT, context.get("/admin/status")).await;
     let status: Value = serde_json::from_slice(&asked.ok()?.ok()?.body).ok()?;
-    if status.get("paused") != Some(&Value::Bool(true)) {
-        return None;
-    }
+    let health = |field| status.get("gateway_health")?.get(field)?.as_str();
+    let why = match health("state") {
+        Some("refused") => "the gateway does not let payd in",
+        Some("unreachable") => "the gateway does not answer",
+        _ if status.get("paused") == Some(&Value::Bool(true)) => "payd is paused",
+        _ => return None,
+    };
+    let until = match health("state") {
+        Some("refused" | "unreachable") => "it answers a probe, or somebody resumes it",
+        _ => "somebody resumes it",
+    };
+    let reason = health("reason").map_or(String::new(), |it| format!(" ({})", clean(it)));
     let path = socket.display().to_string().replace('\'', r"'\''");
-    Some(format!(
-        "curl -X POST --unix-socket '{path}' http://localhost/admin/resume"
-    ))
+    Some(Held {
+        why: format!("Nothing is sent until {until}: {why}{reason}."),
+        resume: format!("curl -X POST --unix-socket '{path}' http://localhost/admin/resume"),
+    })
 }
 
 async fn events(id: &InvoiceId, context: &mut Context) -> Outcome<Vec<Box<RawValue>>> {

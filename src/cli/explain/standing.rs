@@ -213,16 +213,16 @@ impl Story<'_> {
                 };
                 let due = payment.due_at.parse::<Timestamp>();
                 let later = due.is_ok_and(|due| due > self.now);
-                let next = if self.resume.is_some() {
-                    "Nothing is sent until somebody resumes it: payd is paused.".to_owned()
+                let next = if let Some(held) = self.held {
+                    held.why.clone()
                 } else if later {
                     format!("It goes to the gateway {}.", self.when(&payment.due_at))
                 } else {
                     "It is due, and goes to the gateway as soon as payd gets to it.".to_owned()
                 };
                 let mut can = vec![wait];
-                if let Some(resume) = self.resume {
-                    can.push((resume.to_owned(), "resume sending"));
+                if let Some(held) = self.held {
+                    can.push((held.resume.clone(), "resume sending"));
                 } else if !later {
                     can.push(("payctl status".to_owned(), "see whether payd is paused"));
                 }

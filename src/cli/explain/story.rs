@@ -21,8 +21,16 @@ pub(super) struct Story<'a> {
     pub(super) payments: &'a [Payment<'a>],
     pub(super) events: &'a [Event<'a>],
     pub(super) now: Timestamp,
-    /// The command that ends the pause, while payd is paused.
-    pub(super) resume: Option<&'a str>,
+    /// Why payd sends nothing, while it does not.
+    pub(super) held: Option<&'a Held>,
+}
+
+/// What holds every payment back.
+pub(super) struct Held {
+    /// In a sentence.
+    pub(super) why: String,
+    /// The command that ends it.
+    pub(super) resume: String,
 }
 
 impl Story<'_> {

@@ -332,6 +332,12 @@ impl Store for SqliteStore {
                 "SELECT i.id FROM payments p JOIN invoices i ON i.n = p.invoice \
                  WHERE p.state = 1 AND p.lease_until <= ?1 AND ?2 IS NOT NULL ORDER BY p.lease_until LIMIT ?3"
             }
+            // `state < 5` is what the index of open payments says.
+            Queue::Elsewhere => {
+                "SELECT i.id FROM payments p JOIN invoices i ON i.n = p.invoice \
+                 WHERE p.state < 5 AND p.state IN (0, 2, 3) AND p.gateway <> ?2 AND i.needs_attention = 0 \
+                 AND ?1 IS NOT NULL LIMIT ?3"
+            }
         };
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -368,6 +374,7 @@ impl Store for SqliteStore {
             Queue::Leases => {
                 "SELECT lease_until FROM payments WHERE state = 1 AND ?1 IS NOT NULL ORDER BY lease_until LIMIT 1"
             }
+            Queue::Elsewhere => return Ok(None),
         };
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
         let at: Option<Option<i64>> = statement

@@ -12,7 +12,7 @@ use payd::application::request::{
 use payd::application::{Bus, Counters, Engine, Policy, verify};
 use payd::domain::{
     Amount, Command, Currency, Failure, FailureKind, Finding, InvoiceId, LookupPolicy, Money,
-    NewInvoice, Outcome as Sent, PaymentId, Refusal, RetryPolicy, Timestamp,
+    NewInvoice, Outcome as Sent, PaymentId, Refusal, ResolveAs, RetryPolicy, Timestamp,
 };
 use payd::infrastructure::store::{SqliteCheck, SqliteReader, open_writer};
 use tokio::sync::oneshot;
@@ -50,6 +50,8 @@ pub(crate) struct Bench {
     pub(crate) bus: Bus,
     /// What the store does wrong next.
     pub(crate) fault: Fault,
+    /// The gateway in the settings, from the next start on.
+    pub(crate) gateway: &'static str,
     path: PathBuf,
     pub(crate) directory: tempfile::TempDir,
 }
@@ -65,6 +67,7 @@ impl Bench {
             engine: None,
             bus: Bus::new(0),
             fault: Fault::default(),
+            gateway: GATEWAY,
             path: directory.path().join("payd.db"),
             directory,
         };
@@ -99,7 +102,7 @@ impl Bench {
             },
             lookup_lag: Duration::from_secs(5),
             lease: Duration::from_secs(30),
-            gateway: GATEWAY.to_owned(),
+            gateway: self.gateway.to_owned(),
         };
         self.bus = Bus::new(0);
         let metrics = Arc::new(Counters::default());
@@ -254,6 +257,21 @@ impl Bench {
             epoch: request.send,
             asked_at,
             finding,
+        };
+        self.submit(Action::OnPayment(request.payment, command))
+    }
+
+    pub(crate) fn resolve(
+        &mut self,
+        request: &ChargeRequest,
+        resolve_as: ResolveAs,
+    ) -> Result<Reply, Refusal> {
+        let command = Command::Resolve {
+            payment: request.payment,
+            resolve_as,
+            reason: "seen at the gateway".to_owned(),
+            reference: None,
+            actor: "test".to_owned(),
         };
         self.submit(Action::OnPayment(request.payment, command))
     }

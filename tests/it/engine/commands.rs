@@ -338,38 +338,6 @@ fn an_approval_that_comes_after_not_found_is_not_forgotten() {
 }
 
 #[test]
-fn an_approval_of_an_earlier_claim_decides_a_review_and_hastens_a_lookup() {
-    let mut bench = Bench::new();
-    for (id, in_review) in [("review", true), ("unknown", false)] {
-        bench.create(id).unwrap();
-        bench.pay(id).unwrap();
-        let first = bench.claim_due().remove(0);
-        bench.settle(&first, unknown()).unwrap();
-        bench.pass(Duration::from_secs(3600));
-        let looked = bench.claim_lookups().remove(0);
-        bench.found(&looked, Finding::NotFound).unwrap();
-        let second = bench.claim_due().remove(0);
-        let outcome = if in_review {
-            Sent::KeyReused {
-                reason: "409".to_owned(),
-            }
-        } else {
-            unknown()
-        };
-        bench.settle(&second, outcome).unwrap();
-        bench.settle(&first, approved()).unwrap();
-        let want = if in_review {
-            ("PAID", vec!["SUCCEEDED"])
-        } else {
-            ("PROCESSING", vec!["UNKNOWN"])
-        };
-        assert_eq!(bench.state(id), want);
-    }
-    assert_eq!(bench.claim_lookups().len(), 1, "asked at once");
-    bench.verify();
-}
-
-#[test]
 fn a_clock_that_ran_ahead_loses_no_lookup_and_makes_no_not_found_final() {
     let mut bench = Bench::new();
     bench.create("inv-1").unwrap();

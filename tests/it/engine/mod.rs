@@ -4,4 +4,5 @@ mod bench;
 mod commands;
 mod faults;
 mod faulty;
+mod gateway;
 mod random_sequences;
