@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension};
 
@@ -52,12 +53,24 @@ impl SqliteStore {
     /// Sorts the failure of a write: some I/O errors only say that there is no room.
     fn sort_write(&self, error: rusqlite::Error) -> StoreError {
         let code = error.sqlite_error().map_or(0, |it| it.extended_code);
-        if !room::may_be_for_want_of_room(code) {
-            return sort(error);
+        if room::may_be_for_want_of_room(code)
+            && let Some(why) = room::refusal(&self.path)
+        {
+            return StoreError::NoRoom(why.to_string());
         }
-        match room::refusal(&self.path) {
-            Some(why) => StoreError::NoRoom(why.to_string()),
-            None => sort(error),
+        let error = sort(error);
+        if let StoreError::Fatal(_) = error {
+            self.leave_as_it_is();
+        }
+        error
+    }
+
+    /// payd ends, and nobody knows what is on disk: closing the database must not move the log into it and
+    /// remove the log. The next start recovers it.
+    fn leave_as_it_is(&self) {
+        let no_checkpoint = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        if let Err(error) = self.connection.set_db_config(no_checkpoint, true) {
+            tracing::error!(%error, "the log of the database may be gone after this");
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::Gateway;
 use crate::support::daemon::{Daemon, until};
 use crate::support::faults::Faults;
 
@@ -17,7 +18,8 @@ struct Heard {
 fn a_commit_that_fails_ends_payd_and_is_right_after_a_restart_whichever_way_it_went() {
     let Some(faults) = Faults::new() else { return };
     // How many there are of each, from the first request to the last commit.
-    let daemon = faults.daemon(&[]);
+    let gateway = Gateway::start();
+    let daemon = faults.daemon(&gateway.settings());
     let (writes, syncs) = (faults.calls("wal write"), faults.calls("wal sync"));
     story(&daemon, &mut Heard::default());
     daemon.until_invoice("inv-1", "PAID");
@@ -58,7 +60,8 @@ fn a_commit_that_fails_ends_payd_and_is_right_after_a_restart_whichever_way_it_w
 /// Says whether payd met the fault.
 fn fails_and_recovers(rules: &str) -> bool {
     let faults = Faults::new().unwrap();
-    let mut daemon = faults.daemon(&[]);
+    let gateway = Gateway::start();
+    let mut daemon = faults.daemon(&gateway.settings());
     faults.set(rules);
     let mut heard = Heard::default();
     let answered = story(&daemon, &mut heard);
@@ -85,6 +88,12 @@ fn fails_and_recovers(rules: &str) -> bool {
         // Nobody was told that it is paid by a payd that did not know whether it is.
         let events = log.matches("\"PaymentSucceeded\"").count();
         assert_eq!(events, 0, "{rules}: {log}");
+        let sent = gateway.charges();
+        let intent = intent(&daemon);
+        assert!(
+            sent <= 1 && (sent == 0 || intent),
+            "{rules}: sent {sent} times, durable: {intent}"
+        );
     } else {
         daemon.kill();
     }
@@ -102,8 +111,23 @@ fn fails_and_recovers(rules: &str) -> bool {
     daemon.until_invoice("inv-1", "PAID");
     let payments = daemon.unix.get("/invoices/inv-1/payments").expect(200);
     assert_eq!(payments["payments"].as_array().unwrap().len(), 1, "{rules}");
+    assert_eq!(gateway.keys("inv-1").len(), 1, "{rules}");
     daemon.verify();
     met
+}
+
+/// Whether what a payd left behind knows that a payment may have been sent. Asked of a copy.
+fn intent(daemon: &Daemon) -> bool {
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["payd.db", "payd.db-wal"] {
+        std::fs::copy(daemon.data().join(name), copy.path().join(name)).unwrap();
+    }
+    let database = rusqlite::Connection::open(copy.path().join("payd.db")).unwrap();
+    let sql = "SELECT count(*) FROM payments WHERE state <> 0";
+    database
+        .query_row(sql, [], |row| row.get::<_, i64>(0))
+        .unwrap()
+        == 1
 }
 
 /// An invoice is made and to be paid. Says whether all was answered; an answer is never that it failed.

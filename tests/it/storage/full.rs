@@ -5,15 +5,9 @@ use std::path::Path;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
+use super::{Gateway, count, pay};
 use crate::support::daemon::{Daemon, until};
 use crate::support::faults::{Faults, can_mount, notice};
-
-/// The gateway takes a moment, and a declined payment is retried after a second or so.
-const SETTINGS: [(&str, &str); 3] = [
-    ("PAYD_GATEWAY__SIMULATOR__LATENCY", "200ms"),
-    ("PAYD_GATEWAY__TIMEOUT", "5s"),
-    ("PAYD_RETRY__BASE", "1s"),
-];
 
 #[test]
 fn while_nothing_can_be_written_writes_are_refused_and_reads_go_on() {
@@ -41,8 +35,15 @@ fn while_nothing_can_be_written_writes_are_refused_and_reads_go_on() {
         for (what, rules) in rows {
             scope.spawn(move || {
                 let Some(faults) = Faults::new() else { return };
-                let daemon = faults.daemon(&SETTINGS);
-                refuses_and_recovers(&daemon, what, || faults.set(rules), || faults.mend());
+                let gateway = Gateway::start();
+                let daemon = faults.daemon(&gateway.settings());
+                refuses_and_recovers(
+                    &daemon,
+                    &gateway,
+                    what,
+                    || faults.set(rules),
+                    || faults.mend(),
+                );
             });
         }
     });
@@ -50,7 +51,8 @@ fn while_nothing_can_be_written_writes_are_refused_and_reads_go_on() {
 
 #[test]
 fn a_limit_on_the_size_of_files_refuses_and_does_not_kill() {
-    let daemon = Daemon::with(&SETTINGS);
+    let gateway = Gateway::start();
+    let daemon = Daemon::with(&gateway.settings());
     let pid = Pid::from_raw(i32::try_from(daemon.pid()).unwrap());
     let wal = daemon.data().join("payd.db-wal");
     let limit = |current| {
@@ -59,6 +61,7 @@ fn a_limit_on_the_size_of_files_refuses_and_does_not_kill() {
     };
     refuses_and_recovers(
         &daemon,
+        &gateway,
         "RLIMIT_FSIZE",
         || limit(Some(std::fs::metadata(&wal).unwrap().len())),
         || limit(None),
@@ -72,7 +75,9 @@ fn a_disk_that_is_really_full_refuses_and_recovers() {
     }
     let seed = tempfile::tempdir().unwrap();
     let mount = Mount::new(seed.path(), "");
-    let daemon = Daemon::through(&mount.wrapper(), &mount.settings()).unwrap();
+    let gateway = Gateway::start();
+    let settings = mount.settings(&gateway);
+    let daemon = Daemon::through(&mount.wrapper(), &settings).unwrap();
     // The mount is payd's own; this is the way to it from outside.
     let filler = format!(
         "/proc/{}/root{}/filler",
@@ -81,13 +86,16 @@ fn a_disk_that_is_really_full_refuses_and_recovers() {
     );
     let fill = || fill(Path::new(&filler));
     let empty = || std::fs::remove_file(&filler).unwrap();
-    refuses_and_recovers_on(&daemon, "a full tmpfs", &fill, &empty, |_| {});
+    refuses_and_recovers_on(&daemon, &gateway, "a full tmpfs", &fill, &empty, |_| {});
 }
 
 #[test]
 fn payd_starts_on_a_full_disk_for_those_who_read() {
     let Some(faults) = Faults::new() else { return };
-    let mut daemon = faults.daemon(&SETTINGS);
+    let mut daemon = faults.daemon(&[
+        ("PAYD_GATEWAY__SIMULATOR__LATENCY", "200ms"),
+        ("PAYD_GATEWAY__TIMEOUT", "5s"),
+    ]);
     pay(&daemon, "inv-1", "sim:decline-then-approve");
     pay(&daemon, "inv-2", "sim:approve");
     daemon.kill();
@@ -123,14 +131,15 @@ fn payd_starts_on_a_disk_that_is_really_full_or_says_why_not() {
         return notice("no file system can be mounted here");
     }
     // What a payd left behind that was killed.
-    let mut before = Daemon::with(&SETTINGS);
-    pay(&before, "inv-1", "sim:approve");
+    let gateway = Gateway::start();
+    let mut before = Daemon::with(&gateway.settings());
+    pay(&before, "inv-1", "card");
     before.kill();
     let mount = Mount::new(
         &before.data(),
         "dd if=/dev/zero of=$MOUNT/filler bs=4096 2>/dev/null || true; ",
     );
-    let said = match Daemon::through(&mount.wrapper(), &mount.settings()) {
+    let said = match Daemon::through(&mount.wrapper(), &mount.settings(&gateway)) {
         Ok(daemon) => {
             daemon.unix.get("/readyz").problem(503, "unavailable");
             return;
@@ -182,31 +191,37 @@ fn a_database_that_may_not_be_written_is_refused_with_what_to_do() {
     daemon.start_again();
 }
 
-fn refuses_and_recovers(daemon: &Daemon, what: &str, fail: impl Fn(), mend: impl Fn()) {
-    refuses_and_recovers_on(daemon, what, &fail, &mend, |daemon| daemon.verify());
+fn refuses_and_recovers(
+    daemon: &Daemon,
+    gateway: &Gateway,
+    what: &str,
+    fail: impl Fn(),
+    mend: impl Fn(),
+) {
+    refuses_and_recovers_on(daemon, gateway, what, &fail, &mend, |daemon| {
+        daemon.verify()
+    });
 }
 
 fn refuses_and_recovers_on(
     daemon: &Daemon,
+    gateway: &Gateway,
     what: &str,
     fail: &dyn Fn(),
     mend: &dyn Fn(),
     verify: impl Fn(&Daemon),
 ) {
     // One whose retry falls due while nothing can be written, one whose answer arrives then.
-    pay(daemon, "inv-retry", "sim:decline-then-approve");
+    pay(daemon, "inv-retry", "card");
     until("it was declined once", || {
         count(daemon, "PaymentFailed") == 1
     });
-    pay(daemon, "inv-flight", "sim:approve");
+    pay(daemon, "inv-flight", "card");
     daemon
         .unix
         .post("/invoices", r#"{"id":"inv-open","amount":5}"#)
         .expect(201);
-    until("it is with the gateway", || {
-        let payments = daemon.unix.get("/invoices/inv-flight/payments").expect(200);
-        payments["payments"][0]["status"] == "SENDING"
-    });
+    until("it is with the gateway", || gateway.charges() == 2);
     fail();
 
     for (path, body) in [
@@ -219,6 +234,7 @@ fn refuses_and_recovers_on(
         assert!(answer.header("retry-after").is_some(), "{what}");
     }
     let before = daemon.events();
+    let sent = gateway.charges();
     // Past the time of the retry, and of a probe or two.
     let refused_since = std::time::Instant::now();
     until("a retry is due and an answer waits", || {
@@ -240,6 +256,7 @@ fn refuses_and_recovers_on(
         "{what}: what is not written is not sent"
     );
     assert!(payments["payments"][1]["sent_at"].is_null(), "{what}");
+    assert_eq!(gateway.charges(), sent, "{what}: nothing is sent");
 
     mend();
     until(&format!("{what}: it can write again"), || {
@@ -254,24 +271,12 @@ fn refuses_and_recovers_on(
     daemon.unix.post("/invoices/inv-open/pay", "").expect(202);
     daemon.until_invoice("inv-open", "PAID");
     assert_eq!(count(daemon, "PaymentSucceeded"), 3, "{what}");
+    assert_eq!(
+        gateway.charges(),
+        4,
+        "{what}: one declined, three charged, once each"
+    );
     verify(daemon);
-}
-
-fn pay(daemon: &Daemon, id: &str, method: &str) {
-    let body = format!(r#"{{"id":"{id}","amount":1000,"payment_method":"{method}"}}"#);
-    daemon.unix.post("/invoices", &body).expect(201);
-    daemon
-        .unix
-        .post(&format!("/invoices/{id}/pay"), "")
-        .expect(202);
-}
-
-fn count(daemon: &Daemon, kind: &str) -> usize {
-    daemon
-        .events()
-        .iter()
-        .filter(|event| event["type"] == kind)
-        .count()
 }
 
 /// A small file system that only payd has.
@@ -296,8 +301,8 @@ impl Mount {
         vec!["unshare", "-Urm", "sh", "-c", &self.script, "sh"]
     }
 
-    fn settings(&self) -> Vec<(&str, &str)> {
-        let mut all = SETTINGS.to_vec();
+    fn settings<'a>(&'a self, gateway: &'a Gateway) -> Vec<(&'a str, &'a str)> {
+        let mut all = gateway.settings();
         all.push(("PAYD_STORE__DATA_DIR", self.at.path().to_str().unwrap()));
         all
     }

@@ -1,6 +1,7 @@
 //! The wall clock jumps, while payd runs and across restarts: nobody is charged for it, no retry comes too early
 //! or not at all, and stored times never go backwards.
 
+use super::pay;
 use crate::support::daemon::{Daemon, until};
 use crate::support::faults::Faults;
 
@@ -72,13 +73,6 @@ fn jump(seconds: i64, restart: bool) {
     let paid = events.iter().filter(|it| it["type"] == "PaymentSucceeded");
     assert_eq!(paid.count(), 4, "{what}");
     daemon.verify();
-}
-
-fn pay(daemon: &Daemon, id: &str, method: &str) {
-    let body = format!(r#"{{"id":"{id}","amount":1000,"payment_method":"{method}"}}"#);
-    daemon.unix.post("/invoices", &body).expect(201);
-    let path = format!("/invoices/{id}/pay");
-    daemon.unix.post(&path, "").expect(202);
 }
 
 #[test]
