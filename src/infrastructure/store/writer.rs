@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::application::ports::{Head, Queue, Store, StoreError, StoreInfo};
 use crate::application::request::{Answer, StoredAnswer};
-use crate::application::{Entry, EventRecord, decode, first_digest, is_what_its_events_say};
+use crate::application::{Entry, EventRecord, chain, decode, first_digest, is_what_its_events_say};
 use crate::domain::{
     Aggregate, Invoice, InvoiceId, InvoiceStatus, Payment, PaymentId, PaymentState, StoreId,
     Timestamp,
@@ -222,17 +222,34 @@ impl Store for SqliteStore {
             .map_err(sort)?;
         let (sequence, digest, event_time) = match newest {
             Some((sequence, digest, json)) => {
+                let before = self
+                    .connection
+                    .query_row(
+                        "SELECT digest FROM events WHERE sequence = ?1 - 1",
+                        [sequence],
+                        |row| row.get(0),
+                    )
+                    .optional()
+                    .map_err(sort)?;
+                // payd's time goes on from this event's: it must be the one that was written.
+                if chain(&before.unwrap_or(first_digest(store)), json.as_bytes()) != digest {
+                    return Err(StoreError::Fatal(format!(
+                        "event {sequence}, the newest, is not what was written: payd.db is damaged; keep a copy, see what \
+                         `payd verify` finds in it, and restore the newest backup"
+                    )));
+                }
                 let event = decode(json.as_bytes())
                     .map_err(|error| StoreError::Fatal(format!("event {sequence}: {error}")))?;
                 (u64::try_from(sequence).unwrap_or(0), digest, Some(event.at))
             }
             None => (0, first_digest(store), None),
         };
-        // A claim is the one thing with a time of its own and no event.
+        // A claim is the one thing with a time of its own and no event. One that ends before it began is no
+        // time to go by.
         let claimed: Option<i64> = self
             .connection
             .query_row(
-                "SELECT max(sent_at) FROM payments WHERE state = 1",
+                "SELECT max(sent_at) FROM payments WHERE state = 1 AND sent_at <= lease_until",
                 [],
                 |row| row.get(0),
             )
