@@ -67,14 +67,18 @@ fn fails_and_recovers(rules: &str) -> bool {
     let answered = story(&daemon, &mut heard);
     let met = if answered {
         // It may still be met when the payment is decided.
-        let decided = || daemon.unix.request("GET", "/invoices/inv-1", &[], b"");
-        loop {
-            match decided() {
-                Ok(answer) if answer.json()["status"] == "PAID" => break false,
-                Ok(_) => {}
-                Err(_) => break true,
+        let mut ended = false;
+        until(&format!("{rules}: it is paid, or payd ends"), || {
+            let headers = [];
+            match daemon.unix.request("GET", "/invoices/inv-1", &headers, b"") {
+                Ok(answer) => answer.json()["status"] == "PAID",
+                Err(_) => {
+                    ended = true;
+                    true
+                }
             }
-        }
+        });
+        ended
     } else {
         true
     };

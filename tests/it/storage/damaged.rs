@@ -131,6 +131,30 @@ fn a_damaged_log_is_refused_and_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
+fn a_log_that_is_damaged_in_its_middle_is_refused_without_a_mark_too() {
+    let mut killed = Killed::new();
+    killed.files.insert("payd.head", Vec::new());
+    let wal = killed.files["payd.db-wal"].clone();
+    let len = 24 + 4096;
+    for at in [
+        3,
+        20,
+        32,
+        33,
+        32 + 24,
+        32 + len + 16,
+        32 + 5 * len + 3000,
+        wal.len() / 2,
+    ] {
+        let mut damaged = wal.clone();
+        damaged[at] ^= 4;
+        let said = killed.start_with("payd.db-wal", Some(&damaged));
+        let said = said.expect_err(&format!("bit flipped in byte {at}"));
+        assert!(said.contains("payd.db-wal is damaged"), "byte {at}: {said}");
+    }
+}
+
+#[test]
 fn an_older_copy_in_the_place_of_the_database_is_refused() {
     let mut daemon = Daemon::start();
     daemon
