@@ -199,7 +199,7 @@ fn refuses_and_recovers(
     mend: impl Fn(),
 ) {
     refuses_and_recovers_on(daemon, gateway, what, &fail, &mend, |daemon| {
-        daemon.verify()
+        daemon.verify();
     });
 }
 
