@@ -43,6 +43,8 @@ pub(crate) struct Disk {
     pub(crate) store: StoreId,
     /// Invoices with all their payments, as the tables have them.
     pub(crate) rows: Vec<Aggregate>,
+    /// Payments in the order in which they were made: among what is due at once, that is its order.
+    order: Vec<PaymentId>,
     pub(crate) log: Vec<Logged>,
     /// By actor and key; with the age at which each was kept.
     pub(crate) answers: BTreeMap<(String, String), (StoredAnswer, u64)>,
@@ -57,6 +59,7 @@ pub(crate) struct Undo {
     /// Rows that were changed, as they were. Those beyond `rows` are new.
     pub(crate) changed: Vec<(usize, Aggregate)>,
     pub(crate) rows: usize,
+    order: usize,
     pub(crate) log: usize,
     new_answers: Vec<(String, String)>,
     expired: Vec<((String, String), (StoredAnswer, u64))>,
@@ -69,6 +72,7 @@ impl Disk {
         Self {
             store: StoreId::from_uuid(uuid),
             rows: Vec::new(),
+            order: Vec::new(),
             log: Vec::new(),
             answers: BTreeMap::new(),
             age_ms: 0,
@@ -113,6 +117,7 @@ impl Disk {
         self.undo = Some(Undo {
             changed: Vec::new(),
             rows: self.rows.len(),
+            order: self.order.len(),
             log: self.log.len(),
             new_answers: Vec::new(),
             expired: Vec::new(),
@@ -134,6 +139,7 @@ impl Disk {
             self.rows[row] = before;
         }
         self.rows.truncate(undo.rows);
+        self.order.truncate(undo.order);
         self.log.truncate(undo.log);
         for key in undo.new_answers {
             self.answers.remove(&key);
@@ -237,6 +243,7 @@ impl Disk {
             None => {
                 payments.push(payment.clone());
                 payments.sort_by_key(|payment| payment.attempt);
+                self.order.push(payment.id);
             }
         }
         Ok(())
@@ -266,11 +273,12 @@ impl Disk {
                     ) if !free && !row.invoice.needs_attention => Timestamp::from_millis(0),
                     _ => return None,
                 };
-                Some((at, row.invoice.id()))
+                let place = self.order.iter().position(|id| *id == payment.id);
+                Some((at, place, row.invoice.id()))
             })
             .collect();
-        queued.sort_by_key(|(at, _)| *at);
-        queued
+        queued.sort_by_key(|(at, place, _)| (*at, *place));
+        queued.into_iter().map(|(at, _, id)| (at, id)).collect()
     }
 }
 
