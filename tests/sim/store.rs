@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use payd::application::ports::{Head, Queue, Store, StoreError, StoreInfo};
 use payd::application::request::StoredAnswer;
-use payd::application::{Entry, EventRecord, decode, first_digest};
+use payd::application::{Entry, EventRecord, Token, decode, first_digest};
 use payd::domain::{
     Aggregate, EventType, InvoiceId, InvoiceStatus, Payment, PaymentId, PaymentState, StoreId,
     Timestamp,
@@ -50,6 +50,7 @@ pub(crate) struct Disk {
     pub(crate) answers: BTreeMap<(String, String), (StoredAnswer, u64)>,
     age_ms: u64,
     pub(crate) paused: bool,
+    tokens: Vec<Token>,
     /// What to put back where the transaction is not committed.
     undo: Option<Undo>,
 }
@@ -65,6 +66,7 @@ pub(crate) struct Undo {
     expired: Vec<((String, String), (StoredAnswer, u64))>,
     age_ms: u64,
     pub(crate) paused: bool,
+    tokens: Vec<Token>,
 }
 
 impl Disk {
@@ -77,6 +79,7 @@ impl Disk {
             answers: BTreeMap::new(),
             age_ms: 0,
             paused: false,
+            tokens: Vec::new(),
             undo: None,
         }
     }
@@ -123,6 +126,7 @@ impl Disk {
             expired: Vec::new(),
             age_ms: self.age_ms,
             paused: self.paused,
+            tokens: self.tokens.clone(),
         });
     }
 
@@ -147,6 +151,7 @@ impl Disk {
         self.answers.extend(undo.expired);
         self.age_ms = undo.age_ms;
         self.paused = undo.paused;
+        self.tokens = undo.tokens;
     }
 
     fn undo(&mut self) -> &mut Undo {
@@ -665,6 +670,44 @@ impl Store for ModelStore {
                 Ok(())
             },
             |real| real.set_paused(paused),
+        )
+    }
+
+    fn tokens(&mut self) -> Result<Vec<Token>, StoreError> {
+        self.pass(Call::Read)?;
+        self.both(
+            "tokens",
+            |state| Ok(state.disk.tokens.clone()),
+            SqliteStore::tokens,
+        )
+    }
+
+    fn add_token(&mut self, token: &Token) -> Result<(), StoreError> {
+        self.pass(Call::Write)?;
+        self.both(
+            "add_token",
+            |state| {
+                state.disk.undo();
+                state.disk.tokens.push(token.clone());
+                Ok(())
+            },
+            |real| real.add_token(token),
+        )
+    }
+
+    fn revoke_token(&mut self, id: &str, at: Timestamp, by: &str) -> Result<(), StoreError> {
+        self.pass(Call::Write)?;
+        self.both(
+            "revoke_token",
+            |state| {
+                state.disk.undo();
+                let standing = |it: &&mut Token| it.id == id && it.revoked.is_none();
+                if let Some(token) = state.disk.tokens.iter_mut().find(standing) {
+                    token.revoked = Some((at, by.to_owned()));
+                }
+                Ok(())
+            },
+            |real| real.revoke_token(id, at, by),
         )
     }
 
