@@ -8,8 +8,10 @@ mod event;
 mod invoice;
 mod payment;
 mod problem;
+mod seal;
 
 pub use event::{Event, EventPage};
 pub use invoice::{Invoice, InvoicePage};
 pub use payment::{Failure, Payment, PaymentPage};
 pub use problem::{Code, FieldError, Problem};
+pub use seal::{SEAL_LEN, is_seal_of, seal};

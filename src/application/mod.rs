@@ -18,6 +18,7 @@ mod resolver;
 mod worker;
 
 mod metrics;
+mod upkeep;
 mod verify;
 
 pub use app::{App, Overview};
@@ -29,5 +30,8 @@ pub use metrics::{Counters, Decided, Metrics};
 pub use prober::Prober;
 pub use processor::Processor;
 pub use resolver::Resolver;
-pub use verify::{Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, verify};
+pub use upkeep::{Backup, Measures, Progress, Stage, Upkeep, UpkeepError, Watch};
+pub use verify::{
+    Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, verify, verify_watched,
+};
 pub use working_set::{Entry, WorkingSet};

@@ -13,6 +13,7 @@ mod arguments;
 mod context;
 mod watch;
 
+mod backup;
 mod completion;
 mod events;
 mod explain;
@@ -20,6 +21,7 @@ mod invoice;
 mod pay;
 mod payment;
 mod status;
+mod verify;
 mod wait;
 
 use std::ffi::OsString;
@@ -145,6 +147,8 @@ enum Command {
     Wait(wait::Arguments),
     Explain(explain::Arguments),
     Status(status::Arguments),
+    Backup(backup::Arguments),
+    Verify(verify::Arguments),
     Completion(completion::Arguments),
 }
 
@@ -211,6 +215,8 @@ async fn run(command: Command, context: &mut Context) -> Outcome {
         Command::Wait(arguments) => Box::pin(wait::run(arguments, context)).await,
         Command::Explain(arguments) => explain::run(arguments, context).await,
         Command::Status(arguments) => status::run(arguments, context).await,
+        Command::Backup(arguments) => backup::run(arguments, context).await,
+        Command::Verify(arguments) => verify::run(arguments, context).await,
         Command::Completion(arguments) => completion::run(&arguments, &mut context.out),
     }
 }

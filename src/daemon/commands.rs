@@ -4,14 +4,12 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::application;
 use crate::config::{self, Flags, GatewayKind, Loaded};
 use crate::http;
 use crate::infrastructure::directories::{self, Given, Places, Surroundings};
-use crate::infrastructure::store::SqliteCheck;
 
 use super::EXIT_USAGE;
-use super::args::{SettingsArgs, VerifyArgs};
+use super::args::SettingsArgs;
 
 /// Settings and places; or why not, said on stderr.
 pub(super) fn settings(
@@ -74,42 +72,6 @@ pub(super) fn config_show(args: &SettingsArgs) -> ExitCode {
 
 pub(super) fn openapi() -> ExitCode {
     say(http::OPENAPI)
-}
-
-pub(super) fn verify(args: &VerifyArgs) -> ExitCode {
-    let (_, places) = match settings(args.config.as_deref(), args.flags()) {
-        Ok(both) => both,
-        Err(code) => return code,
-    };
-    let path = places.database();
-    let source = match SqliteCheck::open(&path) {
-        Ok(source) => source,
-        Err(error) => return fail(format_args!("{}: {error}", path.display())),
-    };
-    let report = match application::verify(&source) {
-        Ok(report) => report,
-        Err(error) => return fail(format_args!("{}: {error}", path.display())),
-    };
-    if report.found == 0 {
-        return say(format!(
-            "ok: {} events in an unbroken chain; {} invoices are what they fold to\n",
-            report.events, report.invoices
-        ));
-    }
-    for finding in &report.findings {
-        complain(finding);
-    }
-    let untold = report.found.saturating_sub(report.findings.len() as u64);
-    if untold > 0 {
-        complain(format_args!("and {untold} more"));
-    }
-    fail(format_args!(
-        "{} is not what payd wrote: {} findings in {} events and {} invoices. Keep a copy of it, and restore a backup",
-        path.display(),
-        report.found,
-        report.events,
-        report.invoices
-    ))
 }
 
 /// Writes to stdout. Nobody reading any more is not an error.

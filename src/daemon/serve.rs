@@ -474,7 +474,7 @@ fn log_format(format: LogFormat) -> Format {
     }
 }
 
-fn new_uuid(clock: &SystemClock) -> uuid::Uuid {
+pub(super) fn new_uuid(clock: &SystemClock) -> uuid::Uuid {
     let mut random = [0; 10];
     SystemRandom.fill(&mut random);
     uuid::Builder::from_unix_timestamp_millis(u64::try_from(clock.now_ms()).unwrap_or(0), &random)

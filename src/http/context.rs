@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub(super) shutdown: CancellationToken,
     /// Places for event streams.
     pub(super) streams: Arc<Semaphore>,
+    /// The place for a backup or a check: each reads the whole store.
+    pub(super) upkeep: Arc<Semaphore>,
     complained_at_ms: AtomicI64,
 }
 
@@ -49,6 +51,7 @@ impl Shared {
             app,
             shutdown,
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            upkeep: Arc::new(Semaphore::new(1)),
             complained_at_ms: AtomicI64::new(i64::MIN),
         }
     }

@@ -12,9 +12,14 @@ mod writer;
 mod error;
 mod rows;
 
+mod backup;
 mod check;
+mod restore;
+mod upkeep;
 
+pub use backup::{Written, backup};
 pub use check::SqliteCheck;
 pub use open::{DATABASE, OpenError, open_writer};
 pub use reader::SqliteReader;
+pub use restore::{RestoredStore, Restoring, restore};
 pub use writer::SqliteStore;

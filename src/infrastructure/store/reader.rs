@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
+use crate::application::Upkeep;
 use crate::application::ports::{
     EventQuery, EventSlice, InvoiceQuery, InvoiceRecord, PaymentRecord, Reader, StoreError, Tally,
 };
@@ -22,7 +23,7 @@ const IDLE_MAX: usize = 8;
 
 /// Readers of one database.
 pub struct SqliteReader {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -92,6 +93,10 @@ const PAYMENT_WITH_INVOICE: &str = concat!(
 );
 
 impl Reader for SqliteReader {
+    fn upkeep(&self) -> &dyn Upkeep {
+        self
+    }
+
     fn invoice(&self, id: &InvoiceId) -> Result<Option<InvoiceRecord>, StoreError> {
         self.with(|connection| {
             let mut statement = connection
