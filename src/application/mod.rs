@@ -32,6 +32,7 @@ pub use processor::Processor;
 pub use resolver::Resolver;
 pub use upkeep::{Backup, Measures, Progress, Stage, Upkeep, UpkeepError, Watch};
 pub use verify::{
-    Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, verify, verify_watched,
+    Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, is_what_its_events_say,
+    verify, verify_watched,
 };
 pub use working_set::{Entry, WorkingSet};

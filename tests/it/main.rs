@@ -8,7 +8,9 @@ mod support;
 
 mod api;
 mod daemon;
+mod gateway;
 mod payctl;
+mod storage;
 
 mod engine;
 

@@ -103,7 +103,7 @@ fn take_over(
         let mut connection = connect(partial, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         as_one_file(&connection).map_err(|error| damaged(file, error))?;
         // Of an older payd it is brought to this one's schema: the backup itself stays as it is.
-        schema::migrate(&mut connection)?;
+        schema::migrate_copy(&mut connection)?;
         schema::guarded(&connection)?;
     }
     let report = sound(partial, watch).map_err(|error| damaged(file, error))?;

@@ -17,6 +17,7 @@ pub(crate) struct Daemon {
     child: Child,
     directory: Arc<tempfile::TempDir>,
     settings: Vec<(String, String)>,
+    wrapper: Vec<String>,
     /// What it printed until it was ready.
     pub(crate) banner: String,
     /// Its log so far.
@@ -43,11 +44,40 @@ impl Daemon {
             .chain(settings)
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        Self::launch(Arc::new(tempfile::tempdir().unwrap()), all)
+        Self::launch(Arc::new(tempfile::tempdir().unwrap()), all, Vec::new())
+            .unwrap_or_else(|said| panic!("{said}"))
     }
 
-    fn launch(directory: Arc<tempfile::TempDir>, settings: Vec<(String, String)>) -> Self {
-        let mut child = command(directory.path())
+    /// The same, but that it is started by another command, whose last arguments are payd's; or what payd said
+    /// when it refused to start.
+    pub(crate) fn through(wrapper: &[&str], settings: &[(&str, &str)]) -> Result<Self, String> {
+        let settings = settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let wrapper = wrapper.iter().map(|it| (*it).to_owned()).collect();
+        Self::launch(Arc::new(tempfile::tempdir().unwrap()), settings, wrapper)
+    }
+
+    fn launch(
+        directory: Arc<tempfile::TempDir>,
+        settings: Vec<(String, String)>,
+        wrapper: Vec<String>,
+    ) -> Result<Self, String> {
+        let payd = command(directory.path());
+        let mut starter = match wrapper.split_first() {
+            None => payd,
+            Some((first, rest)) => {
+                let mut starter = Command::new(first);
+                starter.args(rest).arg(payd.get_program()).env_clear();
+                starter.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+                let set = |(name, value): (_, Option<_>)| Some((name, value?));
+                starter.envs(payd.get_envs().filter_map(set));
+                starter.stdin(Stdio::null());
+                starter
+            }
+        };
+        let mut child = starter
             .args(["serve", "--listen", "127.0.0.1:0"])
             .envs(settings.iter().cloned())
             .stdout(Stdio::piped())
@@ -56,7 +86,7 @@ impl Daemon {
             .unwrap();
         let stderr = Arc::new(Mutex::new(String::new()));
         let (sink, source) = (Arc::clone(&stderr), child.stderr.take().unwrap());
-        std::thread::spawn(move || {
+        let reading = std::thread::spawn(move || {
             for line in BufReader::new(source).lines().map_while(Result::ok) {
                 let mut sink = sink.lock().unwrap();
                 sink.push_str(&line);
@@ -69,10 +99,9 @@ impl Daemon {
         while !banner.contains("events tail") {
             if stdout.read_line(&mut banner).unwrap() == 0 {
                 let status = child.wait().unwrap();
-                panic!(
-                    "payd ended with {status}: {banner}{}",
-                    stderr.lock().unwrap()
-                );
+                reading.join().unwrap();
+                let said = stderr.lock().unwrap();
+                return Err(format!("payd ended with {status}: {banner}{said}"));
             }
         }
         let address = banner
@@ -81,15 +110,16 @@ impl Daemon {
             .expect("a TCP address");
         let tcp = Host::Tcp(address.parse().unwrap());
         let unix = Host::Unix(directory.path().join("payd.sock"));
-        Self {
+        Ok(Self {
             child,
             directory,
             settings,
+            wrapper,
             banner,
             stderr,
             unix,
             tcp,
-        }
+        })
     }
 
     /// Pulls the plug.
@@ -98,10 +128,29 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
+    /// The same for one that may have ended by itself.
+    pub(crate) fn kill_if_running(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            self.kill();
+        }
+    }
+
     /// Starts again on the same directory.
     pub(crate) fn start_again(&mut self) {
-        let fresh = Self::launch(Arc::clone(&self.directory), self.settings.clone());
-        *self = fresh;
+        self.try_start_again()
+            .unwrap_or_else(|said| panic!("{said}"));
+    }
+
+    /// The same; or what payd said when it refused to.
+    pub(crate) fn try_start_again(&mut self) -> Result<(), String> {
+        let directory = Arc::clone(&self.directory);
+        *self = Self::launch(directory, self.settings.clone(), self.wrapper.clone())?;
+        Ok(())
+    }
+
+    /// The directory of its database, unless a setting of the test's own says otherwise.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory().join("data")
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
