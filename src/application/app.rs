@@ -10,7 +10,7 @@ use crate::domain::{InvoiceId, InvoiceStatus, StoreId, Timestamp};
 use super::bus::Bus;
 use super::engine::EngineHandle;
 use super::metrics::Counters;
-use super::ports::{Clock, InvoiceRecord, Random, Reader, StoreError};
+use super::ports::{Clock, InvoiceRecord, Random, Reader, Restored, StoreError};
 use super::request::{Action, Caller, Idempotency, Outcome, SubmitError};
 
 /// The application. Shared by all connections.
@@ -43,6 +43,8 @@ pub struct Overview {
     pub data_dir: String,
     /// Where it listens.
     pub listeners: Vec<String>,
+    /// Where the store was restored from a backup.
+    pub restored: Option<Restored>,
 }
 
 impl App {

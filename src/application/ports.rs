@@ -346,6 +346,8 @@ pub struct Tally {
     pub open_payments: Vec<(crate::domain::PaymentState, u64)>,
     /// REQUESTED payments whose time has come.
     pub due: u64,
+    /// Since when the oldest UNKNOWN payment is an open question.
+    pub oldest_unknown: Option<Timestamp>,
     /// Invoices that an operator should look at.
     pub needs_attention: u64,
 }

@@ -233,6 +233,7 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         started_at: clock.now(),
         data_dir: places.data_dir.path.display().to_string(),
         listeners: urls,
+        restored: info.restored.clone(),
     };
     let random = Arc::new(SystemRandom);
     let app = App::new(

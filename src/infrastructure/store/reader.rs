@@ -225,7 +225,15 @@ impl Reader for SqliteReader {
             }
             let due = "SELECT count(*) FROM payments WHERE state = 0 AND due_at <= ?1";
             let attention = "SELECT count(*) FROM invoices WHERE needs_attention = 1";
+            // As above: in the words of the index.
+            let oldest: Option<i64> = connection
+                .prepare_cached(
+                    "SELECT min(open_since) FROM payments WHERE state IN (2, 3) AND state = 3",
+                )
+                .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+                .map_err(sort)?;
             Ok(Tally {
+                oldest_unknown: oldest.map(Timestamp::from_millis),
                 open_payments,
                 due: count(connection, due, &[now.as_millis()])?,
                 needs_attention: count(connection, attention, &[])?,
