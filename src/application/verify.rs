@@ -132,7 +132,7 @@ pub fn verify_watched(source: &dyn VerifySource, watch: Watch<'_>) -> Result<Rep
     let mut report = Report::default();
     let (events, invoices) = source.extent()?;
     let tell = |stage, done: u64, total: u64| {
-        if done % WATCH_ROWS == 0 || done == total {
+        if done.is_multiple_of(WATCH_ROWS) || done == total {
             return watch(Progress { stage, done, total });
         }
         ControlFlow::Continue(())

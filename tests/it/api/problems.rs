@@ -23,6 +23,9 @@ pub(super) const ROUTES: &[(&str, &str)] = &[
     ("/metrics", "GET HEAD"),
     ("/openapi.json", "GET HEAD"),
     ("/admin/status", "GET HEAD"),
+    ("/admin/backup", "POST"),
+    ("/admin/doctor", "GET HEAD"),
+    ("/admin/verify", "GET HEAD"),
     ("/admin/pause", "POST"),
     ("/admin/resume", "POST"),
 ];

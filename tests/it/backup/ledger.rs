@@ -106,7 +106,7 @@ impl Shared {
             None => (false, method),
         };
         let mut books = self.books.lock().unwrap();
-        if held && books.keys.get(&call.invoice).is_none() {
+        if held && !books.keys.contains_key(&call.invoice) {
             // The charge is made when the answer is.
             let wait = |books: &mut Books| !books.released.contains(&call.invoice);
             books = self.changed.wait_while(books, wait).unwrap();
