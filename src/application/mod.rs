@@ -6,6 +6,7 @@ pub mod request;
 
 mod app;
 mod bus;
+mod doctor;
 
 mod engine;
 mod event_log;
@@ -23,6 +24,7 @@ mod verify;
 
 pub use app::{App, Overview};
 pub use bus::Bus;
+pub use doctor::{Check, Surroundings, Verdict};
 pub use engine::{Engine, EngineHandle, Fatal, Policy, Run, spawn};
 pub use event_log::{DecodeError, Decoded, EventRecord, chain, decode, first_digest};
 pub use gate::{Closure, Shut};

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
@@ -32,6 +32,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Context {
     pub(crate) out: Output,
     pub(crate) client: Client,
+    /// Where the token is from.
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 impl Context {
@@ -39,7 +41,11 @@ impl Context {
     /// be reported through.
     pub(crate) fn new(global: &Global, out: Output) -> Result<Self, (Output, Failure)> {
         match client(global) {
-            Ok(client) => Ok(Self { out, client }),
+            Ok(client) => Ok(Self {
+                out,
+                client,
+                token_file: global.token_file.clone().map(PathBuf::from),
+            }),
             Err(failure) => Err((out, failure)),
         }
     }

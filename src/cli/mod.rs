@@ -15,6 +15,7 @@ mod watch;
 
 mod backup;
 mod completion;
+mod doctor;
 mod events;
 mod explain;
 mod invoice;
@@ -147,6 +148,7 @@ enum Command {
     Wait(wait::Arguments),
     Explain(explain::Arguments),
     Status(status::Arguments),
+    Doctor(doctor::Arguments),
     Backup(backup::Arguments),
     Verify(verify::Arguments),
     Completion(completion::Arguments),
@@ -215,6 +217,7 @@ async fn run(command: Command, context: &mut Context) -> Outcome {
         Command::Wait(arguments) => Box::pin(wait::run(arguments, context)).await,
         Command::Explain(arguments) => explain::run(arguments, context).await,
         Command::Status(arguments) => status::run(arguments, context).await,
+        Command::Doctor(arguments) => doctor::run(arguments, context).await,
         Command::Backup(arguments) => backup::run(arguments, context).await,
         Command::Verify(arguments) => verify::run(arguments, context).await,
         Command::Completion(arguments) => completion::run(&arguments, &mut context.out),

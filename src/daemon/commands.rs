@@ -16,6 +16,17 @@ pub(super) fn settings(
     config_file: Option<&Path>,
     flags: Flags,
 ) -> Result<(Loaded, Places), ExitCode> {
+    read_settings(config_file, flags).map_err(|wrong| {
+        complain(wrong);
+        ExitCode::from(EXIT_USAGE)
+    })
+}
+
+/// Settings and places; or why not.
+pub(super) fn read_settings(
+    config_file: Option<&Path>,
+    flags: Flags,
+) -> Result<(Loaded, Places), String> {
     let around = Surroundings::of_process();
     let inputs = config::Inputs {
         config_file: config_file.map(Path::to_owned),
@@ -24,26 +35,21 @@ pub(super) fn settings(
         home: around.home.clone(),
         system_file: config::SYSTEM_FILE.into(),
     };
-    let mut loaded = config::load(&inputs).map_err(|errors| {
-        complain(format_args!("{errors}"));
-        ExitCode::from(EXIT_USAGE)
-    })?;
+    let mut loaded = config::load(&inputs).map_err(|errors| errors.to_string())?;
     if let GatewayKind::Http(http) = &loaded.settings.gateway.kind
         && http.url.is_https()
         && !cfg!(feature = "tls")
     {
-        complain("gateway.http.url is https, and this payd was built without the feature tls");
-        return Err(ExitCode::from(EXIT_USAGE));
+        return Err(
+            "gateway.http.url is https, and this payd was built without the feature tls".to_owned(),
+        );
     }
     let given = Given {
         data_dir: loaded.settings.store.data_dir.as_deref(),
         socket: loaded.settings.server.socket.as_deref(),
         log_dir: loaded.settings.log.dir.as_deref(),
     };
-    let places = directories::find(given, &around).map_err(|error| {
-        complain(error);
-        ExitCode::from(EXIT_USAGE)
-    })?;
+    let places = directories::find(given, &around).map_err(|error| error.to_string())?;
     loaded.derive("store.data_dir", &places.data_dir.path, places.data_dir.why);
     loaded.derive("server.socket", &places.socket.path, places.socket.why);
     if let Some(dir) = &places.log_dir {
@@ -54,13 +60,16 @@ pub(super) fn settings(
 
 pub(super) fn config_check(args: &SettingsArgs) -> ExitCode {
     match settings(args.config.as_deref(), args.flags()) {
-        Ok((loaded, _)) => say(match loaded.file {
-            Some(file) => format!("ok: {}\n", file.display()),
-            None => {
-                "ok: there is no settings file; flags, environment and defaults hold\n".to_owned()
-            }
-        }),
+        Ok((loaded, _)) => say(format!("ok: {}\n", source(&loaded))),
         Err(code) => code,
+    }
+}
+
+/// Where settings came from.
+pub(super) fn source(loaded: &Loaded) -> String {
+    match &loaded.file {
+        Some(file) => file.display().to_string(),
+        None => "there is no settings file; flags, environment and defaults hold".to_owned(),
     }
 }
 

@@ -14,10 +14,10 @@ use crate::application::ports::{Clock, Gateway, Random, Store, StoreError};
 use crate::application::request::{Action, Outcome, Reply};
 use crate::application::{
     App, Bus, Counters, Engine, EngineHandle, Fatal, Overview, Policy, Prober, Processor, Resolver,
-    Run, spawn,
+    Run, Surroundings, spawn,
 };
 use crate::config::{Auth, GatewayKind, Listen, LogFormat, Settings};
-use crate::domain::{LookupPolicy, RetryPolicy};
+use crate::domain::{LookupPolicy, RetryPolicy, Timestamp};
 use crate::http::{self, Listener};
 use crate::infrastructure::clock::SystemClock;
 use crate::infrastructure::directories::Places;
@@ -29,7 +29,7 @@ use crate::infrastructure::random::SystemRandom;
 use crate::infrastructure::store::{SqliteReader, SqliteStore, open_writer};
 
 use super::args::SettingsArgs;
-use super::commands::{complain, fail, say, settings};
+use super::commands::{complain, fail, read_settings, say, settings, source};
 use super::signals::{self, Signals, Wish};
 
 /// How much longer a claim holds than a send may take: time to record its outcome, also when the
@@ -245,6 +245,16 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         counters,
         overview,
     );
+    let typed = args.clone();
+    let app = app.with_surroundings(Surroundings {
+        gateway: Arc::clone(&gateway),
+        timeout: settings.gateway.timeout,
+        reread: Box::new(move || {
+            let read = read_settings(typed.config.as_deref(), typed.flags());
+            read.map(|(loaded, _)| source(&loaded))
+        }),
+        wall: Box::new(|| Timestamp::from_millis(jiff::Timestamp::now().as_millisecond())),
+    });
 
     let listeners = match to_tokio(unix, tcp) {
         Ok(listeners) => listeners,

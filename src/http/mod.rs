@@ -9,7 +9,7 @@
 //! | `server`, `peers`, `stall` | listeners, connections, their limits, the orderly end |
 //! | `context` | who calls, under which request id; what no browser may do; panics |
 //! | `routes` | the table of routes |
-//! | `invoices`, `batch`, `payments`, `wait`, `events`, `admin`, `upkeep`, `health` | the handlers |
+//! | `invoices`, `batch`, `payments`, `wait`, `events`, `admin`, `upkeep`, `doctor`, `health` | the handlers |
 //! | `call`, `json`, `parse`, `query`, `headers`, `prefer` | from bytes to types that cannot be wrong |
 //! | `idempotency` | a key, its first answer, and that answer again |
 //! | `problem` | everything that goes wrong |
@@ -25,6 +25,7 @@ mod routes;
 
 mod admin;
 mod batch;
+mod doctor;
 mod events;
 mod health;
 mod invoices;

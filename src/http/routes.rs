@@ -11,7 +11,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 
 use super::context::{Identity, Shared};
 use super::problem::Reject;
-use super::{admin, events, health, invoices, payments, upkeep};
+use super::{admin, doctor, events, health, invoices, payments, upkeep};
 use crate::api::Code;
 
 /// The methods that routes take. HEAD comes with GET.
@@ -78,6 +78,7 @@ routes! {
     Get  "/admin/status"           Admin  admin::status;
     Post "/admin/backup"           Admin  upkeep::backup;
     Get  "/admin/verify"           Admin  upkeep::verify;
+    Get  "/admin/doctor"           Admin  doctor::examine;
     Post "/admin/pause"            Admin  admin::pause;
     Post "/admin/resume"           Admin  admin::resume;
 }
