@@ -13,6 +13,8 @@ mod event_log;
 mod gate;
 mod working_set;
 
+mod tokens;
+
 mod prober;
 mod processor;
 mod resolver;
@@ -32,6 +34,10 @@ pub use metrics::{Counters, Decided, Metrics};
 pub use prober::Prober;
 pub use processor::Processor;
 pub use resolver::Resolver;
+pub use tokens::{
+    ADMIN, Adopted, LIVE_MAX, Scopes, Secret, Token, TokenRefusal, TokenRequest, Tokens, Unproven,
+    adopt,
+};
 pub use upkeep::{Backup, Measures, Progress, Stage, Upkeep, UpkeepError, Watch};
 pub use verify::{
     Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, is_what_its_events_say,

@@ -9,6 +9,7 @@ use crate::http;
 use crate::infrastructure::directories::{self, Given, Places, Surroundings};
 
 use super::EXIT_USAGE;
+use super::access;
 use super::args::SettingsArgs;
 
 /// Settings and places; or why not, said on stderr.
@@ -60,7 +61,13 @@ pub(super) fn read_settings(
 
 pub(super) fn config_check(args: &SettingsArgs) -> ExitCode {
     match settings(args.config.as_deref(), args.flags()) {
-        Ok((loaded, _)) => say(format!("ok: {}\n", source(&loaded))),
+        Ok((loaded, places)) => match access::tls::load(&loaded.settings, &places) {
+            Ok(_) => say(format!("ok: {}\n", source(&loaded))),
+            Err(error) => {
+                complain(error);
+                ExitCode::from(EXIT_USAGE)
+            }
+        },
         Err(code) => code,
     }
 }

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod access;
 mod api;
 mod backup;
 mod daemon;
@@ -14,6 +15,11 @@ mod payctl;
 mod storage;
 
 mod engine;
+
+#[cfg(feature = "failpoints")]
+mod failpoints;
+mod gateway_process;
+mod kill_loop;
 
 mod generated;
 mod layers;

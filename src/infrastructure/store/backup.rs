@@ -33,6 +33,9 @@ const SYNC_STEPS: u32 = 4;
 /// Room left beside a copy, for the write-ahead log that goes on growing.
 const ROOM_MARGIN_BYTES: u64 = 16 * 1024 * 1024;
 
+/// What SQLite keeps beside a database, by what it appends to the name.
+pub(super) const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
 /// Bytes read at a time.
 const CHUNK: usize = 256 * 1024;
 
@@ -118,6 +121,15 @@ pub(super) fn claim(partial: &Path) -> Result<File, UpkeepError> {
         Err(std::fs::TryLockError::Error(error)) => return Err(at(partial, &error)),
     }
     file.set_len(0).map_err(|error| at(partial, &error))?;
+    // Of an earlier try that was killed: SQLite would take it for this file's.
+    for companion in COMPANIONS {
+        match std::fs::remove_file(beside(partial, companion)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(at(partial, &error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
     Ok(file)
 }
 

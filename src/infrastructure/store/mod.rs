@@ -16,6 +16,7 @@ mod writer;
 
 mod error;
 mod rows;
+mod tokens;
 
 mod backup;
 mod check;
@@ -27,4 +28,5 @@ pub use check::SqliteCheck;
 pub use open::{DATABASE, OpenError, open_writer};
 pub use reader::SqliteReader;
 pub use restore::{RestoredStore, Restoring, restore};
+pub use upkeep::remove_leftovers;
 pub use writer::SqliteStore;

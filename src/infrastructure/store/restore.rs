@@ -20,7 +20,8 @@ use crate::application::{Report, Stage, UpkeepError, Watch};
 use crate::domain::Timestamp;
 
 use super::backup::{
-    as_one_file, at, beside, claim, digest, go_on, publish, refuse_existing, see_room, sound,
+    COMPANIONS, as_one_file, at, beside, claim, digest, go_on, publish, refuse_existing, see_room,
+    sound,
 };
 use super::error::sort;
 use super::open::connect;
@@ -28,9 +29,6 @@ use super::schema;
 
 /// How a SQLite database begins.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-
-/// What SQLite keeps beside a database, by what it appends to the name.
-const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// What was restored.
 #[derive(Debug, Clone)]

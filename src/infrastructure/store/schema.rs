@@ -14,6 +14,7 @@ use super::open::OpenError;
 /// database that it made.
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
+    include_str!("migrations/0002_tokens.sql"),
     include_str!("migrations/0003_restored.sql"),
 ];
 

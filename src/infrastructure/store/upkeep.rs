@@ -1,12 +1,13 @@
 //! The store as an operator sees it through a running payd.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use crate::application::ports::StoreError;
 use crate::application::{Backup, Measures, Report, Upkeep, UpkeepError, Watch, verify_watched};
 use crate::domain::Timestamp;
 
-use super::backup::{backup_unnamed, beside, free_bytes};
+use super::backup::{COMPANIONS, backup_unnamed, beside, free_bytes};
 use super::check::SqliteCheck;
 use super::reader::SqliteReader;
 
@@ -16,6 +17,16 @@ const COPY: &str = ".backup-partial";
 
 /// Permissions for others than the owner and the group.
 const OTHERS: u32 = 0o007;
+
+/// Removes what a payd that was killed in the middle of a backup has left beside its database. The caller
+/// holds the lock that keeps other daemons out.
+pub fn remove_leftovers(database: &Path) {
+    for suffix in ["", COMPANIONS[0], COMPANIONS[1], COMPANIONS[2]] {
+        let left = beside(&beside(database, COPY), suffix);
+        // Where it stays it only takes room, until the next backup.
+        let _ = std::fs::remove_file(left);
+    }
+}
 
 impl Upkeep for SqliteReader {
     fn backup(&self, now: Timestamp, watch: Watch<'_>) -> Result<Backup, UpkeepError> {

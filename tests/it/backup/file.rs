@@ -254,7 +254,26 @@ fn a_database_is_never_overwritten_and_a_newer_one_not_even_opened() {
     assert!(err(&log).contains("payd.db-wal"), "{}", err(&log));
     std::fs::rename(&left, daemon.data().join("payd.db")).unwrap();
 
+    // As the procedure says: what there is is moved away, the mark stays, and half a copy of a payd that
+    // was killed is removed.
+    let aside = daemon.directory().join("aside.db");
     let database = daemon.data().join("payd.db");
+    std::fs::rename(&database, aside).unwrap();
+    std::fs::write(daemon.data().join("payd.db.backup-partial"), "half").unwrap();
+    std::fs::write(daemon.data().join("payd.db.restoring-journal"), "half").unwrap();
+    let restored = daemon.payd(&["restore", name]);
+    assert_eq!(restored.status.code(), Some(0), "{}", err(&restored));
+    daemon.start_again();
+    assert_eq!(daemon.invoice("inv-1")["status"], "PAID");
+    assert_eq!(
+        names(&daemon.data())
+            .iter()
+            .filter(|it| it.contains("partial") || it.contains("restoring"))
+            .count(),
+        0
+    );
+    daemon.stop();
+
     Connection::open(&database)
         .unwrap()
         .execute_batch("INSERT INTO migrations VALUES (999, x'00', '9.0.0')")

@@ -220,3 +220,22 @@ fn what_the_gateway_says_instead_of_an_answer_is_in_the_event() {
         "the gateway answered 503: We are down."
     );
 }
+
+#[test]
+fn a_charge_that_is_as_long_as_an_invoice_can_be_arrives_whole() {
+    let stub = Stub::start(|call| answer(200, &call.echo("succeeded")));
+    let daemon = stub.daemon(&[]);
+    // Six bytes each: just within what the API takes, and beyond the buffer that a request goes through.
+    let description = "\u{1}".repeat(10_900);
+    let invoice = json!({"id": "inv-1", "amount": 1000, "description": description});
+    daemon
+        .unix
+        .post("/invoices", &invoice.to_string())
+        .expect(201);
+    daemon.unix.post("/invoices/inv-1/pay", "").expect(202);
+    daemon.until_invoice("inv-1", "PAID");
+    let calls = stub.calls();
+    assert_eq!(calls.len(), 1);
+    assert_eq!(calls[0].charge["description"], description);
+    assert!(calls[0].body.len() > 64 * 1024);
+}

@@ -31,8 +31,17 @@ fn doctor_finds_nothing_wrong_where_nothing_is() {
     let checks = examined(&daemon, 0);
     let names: Vec<_> = checks.as_object().unwrap().keys().cloned().collect();
     let all = [
-        "attention", "clock", "config", "database", "disk", "gateway", "payments", "permissions",
-        "sending", "socket", "version",
+        "attention",
+        "clock",
+        "config",
+        "database",
+        "disk",
+        "gateway",
+        "payments",
+        "permissions",
+        "sending",
+        "socket",
+        "version",
     ];
     assert_eq!(names, all);
     for name in all {
@@ -99,7 +108,10 @@ fn doctor_reads_the_settings_anew() {
     std::fs::write(&file, "[server]\nlisten = 7\n").unwrap();
     let check = &examined(&daemon, 1)["config"];
     assert_eq!(check["verdict"], "fail", "{check}");
-    assert!(check["detail"].as_str().unwrap().contains("listen"), "{check}");
+    assert!(
+        check["detail"].as_str().unwrap().contains("listen"),
+        "{check}"
+    );
 }
 
 #[test]
@@ -108,7 +120,14 @@ fn status_is_for_people_and_its_json_is_payds() {
     let table = daemon.payctl(&["status"]);
     exits(&table, 0);
     let text = out(&table);
-    for says in [", ready", "simulator: ok", "0 due", "unknown", "listeners", "MiB"] {
+    for says in [
+        ", ready",
+        "simulator: ok",
+        "0 due",
+        "unknown",
+        "listeners",
+        "MiB",
+    ] {
         assert!(text.contains(says), "{says}: {text}");
     }
     let json = daemon.payctl(&["-o", "json", "status"]);

@@ -34,18 +34,46 @@ impl Daemon {
 
     /// The same with settings of the test's own, as environment variables.
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
+        Self::with_once(settings, &[])
+    }
+
+    /// The same, and some of them for the first process only.
+    pub(crate) fn with_once(settings: &[(&str, &str)], only_now: &[(&str, &str)]) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        Self::launch(directory, Self::short(settings), Vec::new(), only_now)
+            .unwrap_or_else(|it| it.fail())
+    }
+
+    /// Short waits, but where the test says otherwise.
+    fn short(settings: &[(&str, &str)]) -> Vec<(String, String)> {
         let short = [
             ("PAYD_RETRY__BASE", "20ms"),
             ("PAYD_RESOLVER__BASE", "50ms"),
             ("PAYD_GATEWAY__TIMEOUT", "300ms"),
         ];
-        let all = short
-            .iter()
-            .chain(settings)
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        Self::launch(Arc::new(tempfile::tempdir().unwrap()), all, Vec::new())
-            .unwrap_or_else(|said| panic!("{said}"))
+        let all = short.iter().chain(settings);
+        all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    /// The same for requests that the test writes by hand: none needs a token.
+    pub(crate) fn without_tokens() -> Self {
+        Self::with(&[("PAYD_SERVER__AUTH", "none")])
+    }
+
+    /// The same after a first start that, with these settings besides, ends before it is ready.
+    pub(crate) fn after_a_false_start(
+        settings: &[(&str, &str)],
+        only_now: &[(&str, &str)],
+    ) -> (Ended, Self) {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let all = Self::short(settings);
+        let Err(ended) = Self::launch(Arc::clone(&directory), all.clone(), Vec::new(), only_now)
+        else {
+            panic!("payd is ready, and was to end before: {only_now:?}");
+        };
+        let second = Self::launch(directory, all, Vec::new(), &[]).unwrap_or_else(|it| it.fail());
+        (ended, second)
     }
 
     /// The same, but that it is started by another command, whose last arguments are payd's; or what payd said
@@ -56,14 +84,22 @@ impl Daemon {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         let wrapper = wrapper.iter().map(|it| (*it).to_owned()).collect();
-        Self::launch(Arc::new(tempfile::tempdir().unwrap()), settings, wrapper)
+        Self::launch(
+            Arc::new(tempfile::tempdir().unwrap()),
+            settings,
+            wrapper,
+            &[],
+        )
+        .map_err(Ended::into_words)
     }
 
+    /// With settings that hold for this process only, beside those of its `settings`.
     fn launch(
         directory: Arc<tempfile::TempDir>,
         settings: Vec<(String, String)>,
         wrapper: Vec<String>,
-    ) -> Result<Self, String> {
+        only_now: &[(&str, &str)],
+    ) -> Result<Self, Ended> {
         let payd = command(directory.path());
         let mut starter = match wrapper.split_first() {
             None => payd,
@@ -80,6 +116,7 @@ impl Daemon {
         let mut child = starter
             .args(["serve", "--listen", "127.0.0.1:0"])
             .envs(settings.iter().cloned())
+            .envs(only_now.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -100,15 +137,19 @@ impl Daemon {
             if stdout.read_line(&mut banner).unwrap() == 0 {
                 let status = child.wait().unwrap();
                 reading.join().unwrap();
-                let said = stderr.lock().unwrap();
-                return Err(format!("payd ended with {status}: {banner}{said}"));
+                return Err(Ended {
+                    status,
+                    said: format!("{banner}{}", stderr.lock().unwrap()),
+                });
             }
         }
         let address = banner
             .lines()
-            .find_map(|line| line.split("http://").nth(1)?.split_whitespace().next())
+            .filter(|line| line.contains("listening on http"))
+            .find_map(|line| line.split("://").nth(1)?.split_whitespace().next())
             .expect("a TCP address");
-        let tcp = Host::Tcp(address.parse().unwrap());
+        let token = std::fs::read_to_string(directory.path().join("data/token")).unwrap();
+        let tcp = Host::Tcp(address.parse().unwrap(), Some(token.trim().to_owned()));
         let unix = Host::Unix(directory.path().join("payd.sock"));
         Ok(Self {
             child,
@@ -134,8 +175,8 @@ impl Daemon {
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
-        Self::launch(directory, self.settings.clone(), Vec::new())
-            .unwrap_or_else(|said| panic!("{said}"))
+        Self::launch(directory, self.settings.clone(), Vec::new(), &[])
+            .unwrap_or_else(|it| it.fail())
     }
 
     /// Pulls the plug.
@@ -153,20 +194,41 @@ impl Daemon {
 
     /// Starts again on the same directory.
     pub(crate) fn start_again(&mut self) {
-        self.try_start_again()
-            .unwrap_or_else(|said| panic!("{said}"));
+        if let Err(ended) = self.try_again_with(&[]) {
+            ended.fail();
+        }
     }
 
     /// The same; or what payd said when it refused to.
     pub(crate) fn try_start_again(&mut self) -> Result<(), String> {
-        let directory = Arc::clone(&self.directory);
-        *self = Self::launch(directory, self.settings.clone(), self.wrapper.clone())?;
-        Ok(())
+        self.try_again_with(&[]).map_err(Ended::into_words)
     }
 
     /// The directory of its database, unless a setting of the test's own says otherwise.
     pub(crate) fn data(&self) -> PathBuf {
         self.directory().join("data")
+    }
+
+    /// The same with settings for this once. An error: it ended before it was ready.
+    pub(crate) fn try_again_with(&mut self, only_now: &[(&str, &str)]) -> Result<(), Ended> {
+        let directory = Arc::clone(&self.directory);
+        let wrapper = self.wrapper.clone();
+        *self = Self::launch(directory, self.settings.clone(), wrapper, only_now)?;
+        Ok(())
+    }
+
+    /// Starts one more on the same directory, and pulls its plug after so long. The first is gone.
+    pub(crate) fn kill_while_it_starts(&self, after: Duration) {
+        let mut child = command(self.directory.path())
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .envs(self.settings.iter().cloned())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(after);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
@@ -264,6 +326,24 @@ impl Daemon {
         for (place, event) in self.events().iter().enumerate() {
             assert_eq!(event["id"], (place + 1).to_string());
         }
+    }
+}
+
+/// A payd that ended before it was ready.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    said: String,
+}
+
+impl Ended {
+    fn into_words(self) -> String {
+        format!("payd ended with {}: {}", self.status, self.said)
+    }
+
+    #[track_caller]
+    fn fail(&self) -> ! {
+        panic!("payd ended with {}: {}", self.status, self.said)
     }
 }
 

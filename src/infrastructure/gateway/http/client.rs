@@ -23,7 +23,7 @@ use super::wire::Answer;
 /// Longer answers are cut off (`DESIGN.md`, section 7).
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// How long a kept connection may take to show that it is ready. It is, but for a moment after its
+/// How long it may take to find a kept connection that is ready. One is, but for a moment after its
 /// last answer.
 const READY_WAIT: Duration = Duration::from_millis(20);
 
@@ -140,7 +140,9 @@ impl Client {
         deadline: Instant,
         is_charge: bool,
     ) -> Result<(Connection, Response<Incoming>), Failed> {
-        let mut kept = self.kept().await;
+        let mut kept = tokio::time::timeout(READY_WAIT, self.kept())
+            .await
+            .unwrap_or(None);
         loop {
             let reused = kept.is_some();
             let mut connection = match kept.take() {
@@ -178,9 +180,9 @@ impl Client {
     /// A connection that has served before, and can again.
     async fn kept(&self) -> Option<Connection> {
         while let Some(mut connection) = self.pool.take() {
-            let ready = tokio::time::timeout(READY_WAIT, connection.sender.ready()).await;
+            let ready = connection.sender.ready().await;
             // Asked again, now that it is about to be written to.
-            if matches!(ready, Ok(Ok(()))) && connection.is_reusable() {
+            if ready.is_ok() && connection.is_reusable() {
                 return Some(connection);
             }
         }

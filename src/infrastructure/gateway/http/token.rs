@@ -5,11 +5,11 @@
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
-use tokio::sync::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// How long a token is used before its file is read again: a rotated secret works without a restart.
@@ -84,7 +84,10 @@ impl std::fmt::Debug for Secret {
 #[derive(Debug)]
 pub(super) struct TokenFile {
     path: PathBuf,
-    kept: Mutex<Kept>,
+    kept: Arc<Mutex<Kept>>,
+    /// One reads at a time, and whoever wants the token meanwhile waits: a file system that hangs
+    /// holds one thread and no more.
+    reading: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -106,7 +109,8 @@ impl TokenFile {
         };
         Ok(Self {
             path,
-            kept: Mutex::new(kept),
+            kept: Arc::new(Mutex::new(kept)),
+            reading: Arc::new(Semaphore::new(1)),
         })
     }
 
@@ -116,23 +120,41 @@ impl TokenFile {
     /// # Errors
     /// Where there is no token in it.
     pub(super) async fn current(&self) -> Result<Arc<Secret>, TokenError> {
-        let mut kept = self.kept.lock().await;
-        if kept.read_at.elapsed() < REREAD_INTERVAL {
-            return kept.token.clone();
+        if let Some(token) = self.fresh() {
+            return token;
         }
-        let path = self.path.clone();
-        let token = match tokio::task::spawn_blocking(move || read(&path)).await {
-            Ok(token) => token.map(Arc::new),
-            Err(error) => Err(TokenError::Unreadable {
-                path: self.path.clone(),
-                source: Arc::new(io::Error::other(error)),
-            }),
+        let unreadable = |error: io::Error| TokenError::Unreadable {
+            path: self.path.clone(),
+            source: Arc::new(error),
         };
-        *kept = Kept {
-            read_at: Instant::now(),
-            token: token.clone(),
+        let place = Arc::clone(&self.reading)
+            .acquire_owned()
+            .await
+            .map_err(|error| unreadable(io::Error::other(error)))?;
+        if let Some(token) = self.fresh() {
+            return token;
+        }
+        let (path, kept) = (self.path.clone(), Arc::clone(&self.kept));
+        let reading = move || {
+            // The place is free when the file system has answered, not when its asker has left.
+            let _place = place;
+            let token = read(&path).map(Arc::new);
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept {
+                read_at: Instant::now(),
+                token: token.clone(),
+            };
+            token
         };
-        token
+        match tokio::task::spawn_blocking(reading).await {
+            Ok(token) => token,
+            Err(error) => Err(unreadable(io::Error::other(error))),
+        }
+    }
+
+    /// What was read within the last second.
+    fn fresh(&self) -> Option<Result<Arc<Secret>, TokenError>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        (kept.read_at.elapsed() < REREAD_INTERVAL).then(|| kept.token.clone())
     }
 }
 
