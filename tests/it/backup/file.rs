@@ -309,12 +309,6 @@ fn one_backup_at_a_time_and_a_client_that_leaves_makes_room() {
     until("there is room again", || {
         daemon.unix.get("/admin/verify").status == 200
     });
-    // It is for operators.
-    daemon
-        .tcp
-        .post("/admin/backup", "")
-        .problem(403, "forbidden");
-    daemon.tcp.get("/admin/verify").problem(403, "forbidden");
 }
 
 #[test]

@@ -61,6 +61,7 @@ impl Daemon {
         Self::with(&[("PAYD_SERVER__AUTH", "none")])
     }
 
+    #[cfg(feature = "failpoints")]
     /// The same after a first start that, with these settings besides, ends before it is ready.
     pub(crate) fn after_a_false_start(
         settings: &[(&str, &str)],
