@@ -415,6 +415,7 @@ impl Store for ModelStore {
                     .filter_map(|(_, payment)| payment.sent_at)
                     .max();
                 Ok(StoreInfo {
+                    restored: None,
                     store: disk.store,
                     source: disk.store,
                     head: Head {
@@ -660,18 +661,9 @@ impl Store for ModelStore {
         )
     }
 
-    // Tokens let clients in at the door, where the simulation has none.
-
-    fn tokens(&mut self) -> Result<Vec<Token>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    fn add_token(&mut self, _: &Token) -> Result<(), StoreError> {
-        Err(StoreError::Fatal("no tokens here".to_owned()))
-    }
-
-    fn revoke_token(&mut self, _: &str, _: Timestamp, _: &str) -> Result<(), StoreError> {
-        Err(StoreError::Fatal("no tokens here".to_owned()))
+    /// No store of the simulation comes from a backup.
+    fn restore_done(&mut self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn set_paused(&mut self, paused: bool) -> Result<(), StoreError> {
