@@ -18,6 +18,7 @@ mod resolver;
 mod worker;
 
 mod metrics;
+mod streams;
 mod verify;
 
 pub use app::{App, Overview};
@@ -25,9 +26,10 @@ pub use bus::Bus;
 pub use engine::{Engine, EngineHandle, Fatal, Policy, Run, spawn};
 pub use event_log::{DecodeError, Decoded, EventRecord, chain, decode, first_digest};
 pub use gate::{Closure, Shut};
-pub use metrics::{Counters, Decided, Metrics};
+pub use metrics::{Answered, Counters, Decided, GatewayCall, Metrics, Standing};
 pub use prober::Prober;
 pub use processor::Processor;
 pub use resolver::Resolver;
+pub use streams::{Place as StreamPlace, Streams};
 pub use verify::{Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, verify};
 pub use working_set::{Entry, WorkingSet};

@@ -317,15 +317,23 @@ pub struct EventSlice {
     pub read_to: u64,
 }
 
-/// Figures for `payctl status`.
+/// Figures for `payctl status` and metrics. They cost what there is of open work, not what there is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tally {
     /// Open payments by state, in the order of [`crate::domain::PaymentState::ALL`].
     pub open_payments: Vec<(crate::domain::PaymentState, u64)>,
     /// REQUESTED payments whose time has come.
     pub due: u64,
+    /// When the oldest of these was due.
+    pub due_since: Option<Timestamp>,
+    /// Since when the oldest UNKNOWN payment is open.
+    pub unknown_since: Option<Timestamp>,
     /// Invoices that an operator should look at.
     pub needs_attention: u64,
+    /// The database's file, in bytes.
+    pub database_bytes: u64,
+    /// Its write-ahead log, in bytes; 0 where there is none.
+    pub wal_bytes: u64,
 }
 
 /// Readers, beside the writer and never in its way. Calls block; they belong on a blocking thread.
@@ -360,7 +368,7 @@ pub trait Reader: Send + Sync {
     /// Where it cannot be read.
     fn events(&self, query: &EventQuery) -> Result<EventSlice, StoreError>;
 
-    /// Figures for `payctl status`.
+    /// Figures for `payctl status` and metrics.
     ///
     /// # Errors
     /// Where they cannot be read.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::application::ports::{Clock, Gateway, Random, Store, StoreError};
 use crate::application::request::{Action, Outcome, Reply};
 use crate::application::{
-    App, Bus, Counters, Engine, EngineHandle, Fatal, Overview, Policy, Prober, Processor, Resolver,
+    App, Bus, Engine, EngineHandle, Fatal, Metrics, Overview, Policy, Prober, Processor, Resolver,
     Run, spawn,
 };
 use crate::config::{Auth, GatewayKind, Listen, LogFormat, Settings};
@@ -27,6 +27,7 @@ use crate::infrastructure::lock::{self, DatabaseLock};
 use crate::infrastructure::logging::{self, Format, Logs};
 use crate::infrastructure::random::SystemRandom;
 use crate::infrastructure::store::{SqliteReader, SqliteStore, open_writer};
+use crate::infrastructure::telemetry::{Losses, MeasuredGateway, PrometheusMetrics, SpanCounts};
 
 use super::args::SettingsArgs;
 use super::commands::{complain, fail, say, settings};
@@ -38,6 +39,9 @@ const LEASE_MARGIN: Duration = Duration::from_secs(30);
 
 /// Lookups at once, beside the sends.
 const LOOKUPS_MAX: usize = 16;
+
+/// How long the last words may take.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 
 /// Threads for reads that block. SQLite serves a page in well under a millisecond, and the machine
 /// has few cores: more threads would only be more memory.
@@ -80,7 +84,7 @@ struct Parts {
     gateway: Arc<dyn Gateway>,
     bus: Bus,
     clock: Arc<dyn Clock>,
-    counters: Arc<Counters>,
+    metrics: Arc<dyn Metrics>,
     reader: SqliteReader,
     listeners: Bound,
     lock: DatabaseLock,
@@ -123,8 +127,15 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
     }
     let clock: Arc<dyn Clock> = Arc::new(clock);
     let bus = Bus::new(0);
-    let counters = Arc::new(Counters::default());
-    let gateway = gateway(settings, &clock);
+    let losses = Losses {
+        log_lines: logs.dropped(),
+        spans: SpanCounts::default(),
+    };
+    let metrics: Arc<dyn Metrics> = match PrometheusMetrics::new(losses) {
+        Ok(metrics) => Arc::new(metrics),
+        Err(error) => return Err(fail(format_args!("metrics cannot be set up: {error}"))),
+    };
+    let gateway = gateway(settings, &clock, &metrics);
     let random = Arc::new(SystemRandom);
     let mut engine = Engine::new(
         store,
@@ -132,7 +143,7 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
         Arc::clone(&clock),
         random,
         bus.clone(),
-        Arc::clone(&counters) as Arc<_>,
+        Arc::clone(&metrics),
     )
     .map_err(|error| broken(&error))?;
     match engine.recover() {
@@ -155,7 +166,7 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
         gateway,
         bus,
         clock,
-        counters,
+        metrics,
         reader,
         listeners,
         lock,
@@ -188,7 +199,7 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         gateway,
         bus,
         clock,
-        counters,
+        metrics,
         reader,
         listeners,
         lock,
@@ -223,7 +234,7 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         bus,
         Arc::clone(&clock),
         random,
-        counters,
+        metrics,
         overview,
     );
 
@@ -311,7 +322,17 @@ impl Drop for EndOnPanic {
 
 fn end(why: &str) -> ! {
     tracing::error!("{why}");
-    complain(why);
+    logging::flush();
+    // A stderr that nobody reads must not keep the process from ending.
+    let (said, wait) = std::sync::mpsc::channel();
+    let why = why.to_owned();
+    let speaker = std::thread::Builder::new().spawn(move || {
+        complain(why);
+        let _ = said.send(());
+    });
+    if speaker.is_ok() {
+        let _ = wait.recv_timeout(LAST_WORDS_MAX);
+    }
     std::process::exit(1)
 }
 
@@ -374,7 +395,11 @@ fn start_workers(
     })
 }
 
-fn gateway(settings: &Settings, clock: &Arc<dyn Clock>) -> Arc<dyn Gateway> {
+fn gateway(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    metrics: &Arc<dyn Metrics>,
+) -> Arc<dyn Gateway> {
     let weather = match &settings.gateway.kind {
         GatewayKind::Simulator(simulator) => Weather {
             latency: simulator.latency,
@@ -384,7 +409,8 @@ fn gateway(settings: &Settings, clock: &Arc<dyn Clock>) -> Arc<dyn Gateway> {
         },
         GatewayKind::Http(_) => unreachable!("refused with the settings"),
     };
-    Arc::new(Simulator::new(Arc::clone(clock), weather))
+    let gateway = Arc::new(Simulator::new(Arc::clone(clock), weather));
+    Arc::new(MeasuredGateway::new(gateway, Arc::clone(metrics)))
 }
 
 fn policy(settings: &Settings, gateway: &dyn Gateway) -> Policy {

@@ -180,7 +180,7 @@ mod tests {
         let payments = Payments::of(&Tally {
             open_payments: vec![(PaymentState::Unknown, 2), (PaymentState::Requested, 3)],
             due: 1,
-            needs_attention: 0,
+            ..Tally::default()
         });
         assert_eq!(
             serde_json::to_string(&payments).unwrap(),

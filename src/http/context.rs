@@ -7,12 +7,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::Poll;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{HOST, HeaderValue, ORIGIN};
-use axum::http::{HeaderMap, Uri, Version};
+use axum::http::{HeaderMap, Method, Uri, Version};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -21,9 +22,10 @@ use tracing::Instrument;
 
 use super::headers;
 use super::problem::{Cause, Reject};
+use super::routes::Template;
 use crate::api::Code;
-use crate::application::App;
 use crate::application::request::Caller;
+use crate::application::{Answered, App};
 
 /// Event streams at a time (`DESIGN.md`, section 8): each reads the log after every commit.
 const STREAMS_MAX: usize = 32;
@@ -122,6 +124,8 @@ where
     B: http_body::Body<Data = axum::body::Bytes> + Send + 'static,
     B::Error: Into<axum::BoxError>,
 {
+    let started = Instant::now();
+    let method = method_label(request.method());
     let mut request = request.map(Body::new);
     let id = match headers::request_id(request.headers()) {
         Some(id) => id.to_owned(),
@@ -161,10 +165,27 @@ where
             tracing::warn!(status, cause, "a request was turned away");
         }
     }
+    let template = response.extensions().get::<Template>();
+    shared.app.metrics().request_answered(Answered {
+        method,
+        route: template.map_or("none", |template| template.0),
+        status: response.status().as_str(),
+        took: started.elapsed(),
+    });
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(headers::X_REQUEST_ID, id);
     }
     response
+}
+
+/// A client may send any word as its method: those that payd has no route for are one.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        _ => "other",
+    }
 }
 
 /// What a browser may not do, on behalf of any page: `DESIGN.md`, section 8.

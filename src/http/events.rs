@@ -18,6 +18,7 @@ use super::problem::{Reject, both};
 use super::query::{self, PAGE_DEFAULT, PAGE_MAX, Query};
 use super::reply::json_bytes;
 use super::stream::{self, Gone, Sender};
+use crate::application::StreamPlace;
 use crate::application::ports::{EventQuery, EventSlice};
 use crate::domain::{EventType, InvoiceId};
 
@@ -117,7 +118,12 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
         }
     }
     query.limit = STREAM_SLICE;
+    let begins = match start {
+        Start::After(after) => after,
+        Start::Now => first.head,
+    };
     let follower = Follower {
+        cursor: call.app().streams().open(begins),
         call,
         head,
         media,
@@ -137,6 +143,7 @@ struct Follower {
     media: Media,
     query: EventQuery,
     left: usize,
+    cursor: StreamPlace,
     _place: OwnedSemaphorePermit,
 }
 
@@ -180,6 +187,7 @@ impl Follower {
             }
             let more = slice.read_to > self.query.after && slice.read_to < slice.head;
             self.query.after = slice.read_to.max(self.query.after);
+            self.cursor.moved_to(self.query.after);
             if more && !shutdown.is_cancelled() {
                 continue;
             }

@@ -49,6 +49,11 @@ pub(super) struct Route {
     handler: fn(MethodFilter) -> MethodRouter<Arc<Shared>>,
 }
 
+/// The route that answered, in the response's extensions: for what is measured by route, where the
+/// path would be a series for every invoice.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Template(pub(super) &'static str);
+
 macro_rules! routes {
     ($($verb:ident $path:literal $access:ident $handler:path;)*) => {
         /// All of them.
@@ -84,13 +89,15 @@ routes! {
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
-        let access = route.access;
+        let (access, template) = (route.access, Template(route.path));
         let guarded = (route.handler)(route.verb.filter()).route_layer(from_fn(
             move |request: Request, next: Next| async move {
-                match admit(access, &request) {
+                let mut response = match admit(access, &request) {
                     Ok(()) => next.run(request).await,
                     Err(reject) => reject.into_response(),
-                }
+                };
+                response.extensions_mut().insert(template);
+                response
             },
         ));
         router = router.route(route.path, guarded);

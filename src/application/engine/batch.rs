@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::domain::{
     Aggregate, Command, Decision, Event, EventType, InvoiceId, InvoiceStatus, LookupPolicy,
@@ -9,6 +10,7 @@ use crate::domain::{
 };
 
 use super::super::event_log::{EventRecord, Origin};
+use super::super::metrics::Decided;
 use super::super::ports::{ChargeRequest, Head, Queue, Store, StoreError};
 use super::super::request::{
     Action, Caller, Envelope, InvoiceView, Outcome, PaymentView, Reply, StoredAnswer, SubmitError,
@@ -36,6 +38,7 @@ pub(super) struct Batch<'e, S> {
     settled: Vec<InvoiceId>,
     due: Vec<ChargeRequest>,
     lookups: Vec<ChargeRequest>,
+    requests: usize,
     wrote: bool,
 }
 
@@ -47,6 +50,10 @@ pub(super) struct Done {
     pub(super) settled: Vec<InvoiceId>,
     pub(super) due: Vec<ChargeRequest>,
     pub(super) lookups: Vec<ChargeRequest>,
+    /// Requests that it decided.
+    pub(super) requests: usize,
+    /// How long the commit took, with its sync.
+    pub(super) commit_took: Duration,
     pub(super) wrote: bool,
 }
 
@@ -59,6 +66,8 @@ pub(super) struct Line {
     payment: Option<(PaymentId, u32)>,
     traceparent: Option<String>,
     actor: Arc<str>,
+    /// The payment is decided: so, by this gateway.
+    pub(super) decided: Option<(Decided, String)>,
 }
 
 /// What a decision comes to, before anybody sees it.
@@ -100,6 +109,7 @@ impl<'e, S: Store> Batch<'e, S> {
             settled: Vec::new(),
             due: Vec::new(),
             lookups: Vec::new(),
+            requests: 0,
             wrote: false,
             engine,
         })
@@ -107,6 +117,7 @@ impl<'e, S: Store> Batch<'e, S> {
 
     /// Decides one request.
     pub(super) fn decide(&mut self, request: &Envelope) -> Result<Answered, StoreError> {
+        self.requests += 1;
         let Some(key) = &request.idempotency else {
             return Ok(self
                 .act(request)?
@@ -412,6 +423,7 @@ impl<'e, S: Store> Batch<'e, S> {
     /// Writes, and commits if there is anything to commit.
     pub(super) fn finish(mut self) -> Result<Done, StoreError> {
         self.flush()?;
+        let started = Instant::now();
         if self.wrote {
             self.engine.store.commit()?;
         } else {
@@ -424,6 +436,8 @@ impl<'e, S: Store> Batch<'e, S> {
             settled: self.settled,
             due: self.due,
             lookups: self.lookups,
+            requests: self.requests,
+            commit_took: started.elapsed(),
             wrote: self.wrote,
         })
     }
@@ -544,6 +558,7 @@ impl<'e, S: Store> Batch<'e, S> {
                 .map(|payment| (payment.id, payment.attempt)),
             traceparent: traceparent.map(str::to_owned),
             actor: Arc::clone(&caller.actor),
+            decided: decided(event),
         };
         (record, line)
     }
@@ -598,6 +613,16 @@ impl<'e, S: Store> Batch<'e, S> {
             .get(id)
             .map(|entry| &entry.aggregate)
             .ok_or(Undecided::Refused(Refusal::InvoiceNotFound))
+    }
+}
+
+fn decided(event: &Event) -> Option<(Decided, String)> {
+    match event {
+        Event::PaymentSucceeded { gateway, .. } => Some((Decided::Succeeded, gateway.clone())),
+        Event::PaymentFailed {
+            gateway, failure, ..
+        } => Some((Decided::Failed(failure.kind), gateway.clone())),
+        _ => None,
     }
 }
 

@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::domain::{Context, EventType, InvoiceId, LookupPolicy, RetryPolicy, Timestamp};
+use crate::domain::{Context, InvoiceId, LookupPolicy, RetryPolicy, Timestamp};
 
 use super::bus::Bus;
 use super::gate::{Closure, Gate, Shut};
-use super::metrics::{Decided, Metrics};
+use super::metrics::Metrics;
 use super::ports::{Clock, Head, Queue, Random, Store, StoreError, StoreInfo};
 use super::request::{Action, Envelope, Outcome, Reply, SubmitError};
 
@@ -455,15 +455,16 @@ impl<S: Store> Engine<S> {
         if done.wrote {
             self.health.set_writable(true);
             self.probe_at = None;
+            self.metrics
+                .batch_committed(done.requests, done.commit_took);
         }
         self.info.head = done.head;
         self.info.paused = done.paused;
         self.health.paused.store(done.paused, Ordering::Relaxed);
         for line in &done.lines {
-            match line.kind {
-                EventType::PaymentSucceeded => self.metrics.payment_decided(Decided::Succeeded),
-                EventType::PaymentFailed => self.metrics.payment_decided(Decided::Failed),
-                _ => {}
+            self.metrics.event_appended(line.kind);
+            if let Some((decided, gateway)) = &line.decided {
+                self.metrics.payment_decided(gateway, *decided);
             }
         }
         for (claims, claimed) in [(&mut self.due, done.due), (&mut self.lookups, done.lookups)] {

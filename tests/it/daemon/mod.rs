@@ -3,4 +3,5 @@
 mod concurrency;
 mod crash;
 mod lifecycle;
+mod metrics;
 mod simulator;
