@@ -13,6 +13,7 @@ use super::metrics::{Metrics, Standing};
 use super::ports::{Clock, InvoiceRecord, Random, Reader, StoreError, Tally};
 use super::request::{Action, Caller, Idempotency, Outcome, SubmitError};
 use super::streams::Streams;
+use super::trace::Tracer;
 
 /// How long the database's figures are shown before they are read again: scrapers come every few
 /// seconds, and a flood of them must cost nothing.
@@ -29,6 +30,7 @@ pub struct App {
     streams: Arc<Streams>,
     /// What the database said last, and when.
     tally: tokio::sync::Mutex<Option<(tokio::time::Instant, Option<Tally>)>>,
+    tracer: Option<Arc<dyn Tracer>>,
     overview: Overview,
     in_flight: Mutex<HashMap<KeyName, [u8; 32]>>,
 }
@@ -74,9 +76,23 @@ impl App {
             metrics,
             streams: Arc::default(),
             tally: tokio::sync::Mutex::default(),
+            tracer: None,
             overview,
             in_flight: Mutex::default(),
         }
+    }
+
+    /// The same, with traces.
+    #[must_use]
+    pub fn traced(mut self, tracer: Option<Arc<dyn Tracer>>) -> Self {
+        self.tracer = tracer;
+        self
+    }
+
+    /// Where spans begin; `None` where nothing is traced.
+    #[must_use]
+    pub fn tracer(&self) -> Option<&dyn Tracer> {
+        self.tracer.as_deref()
     }
 
     /// Has the engine decide an action, and comes back when that is durable.

@@ -4,9 +4,9 @@
 //! new series for ever. Nothing here may fail, block or hold up a payment.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::domain::{EventType, FailureKind, Timestamp};
+use crate::domain::{EventType, FailureKind, InvoiceId, InvoiceStatus, PaymentId, Timestamp};
 
 use super::gate::Shut;
 use super::ports::Tally;
@@ -67,6 +67,29 @@ pub struct Answered<'a> {
     pub took: Duration,
 }
 
+/// An event that is durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended<'a> {
+    /// Its type.
+    pub kind: EventType,
+    /// Its place in the log.
+    pub sequence: u64,
+    /// The invoice that it is about.
+    pub invoice: &'a InvoiceId,
+    /// That invoice's status after it.
+    pub status: InvoiceStatus,
+    /// The payment that it is about, and its number.
+    pub payment: Option<(PaymentId, u32)>,
+    /// The trace that it belongs to.
+    pub traceparent: Option<&'a str>,
+    /// Who caused it.
+    pub actor: &'a str,
+    /// When its commit was over, by the wall clock.
+    pub committed_at: SystemTime,
+    /// How long that took.
+    pub commit_took: Duration,
+}
+
 /// The figures, from whoever makes them. What is about state is told after the commit, never before.
 pub trait Metrics: Send + Sync {
     /// A payment was decided.
@@ -74,6 +97,9 @@ pub trait Metrics: Send + Sync {
 
     /// An event was appended.
     fn event_appended(&self, _kind: EventType) {}
+
+    /// An event was appended, and everybody who waited for it has been told: there is time for more.
+    fn event_told(&self, _event: &Appended<'_>) {}
 
     /// A batch was committed: of so many requests, payd's own among them, and how long the commit
     /// with its sync took.

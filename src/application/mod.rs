@@ -19,6 +19,7 @@ mod worker;
 
 mod metrics;
 mod streams;
+mod trace;
 mod verify;
 
 pub use app::{App, Overview};
@@ -26,10 +27,11 @@ pub use bus::Bus;
 pub use engine::{Engine, EngineHandle, Fatal, Policy, Run, spawn};
 pub use event_log::{DecodeError, Decoded, EventRecord, chain, decode, first_digest};
 pub use gate::{Closure, Shut};
-pub use metrics::{Answered, Counters, Decided, GatewayCall, Metrics, Standing};
+pub use metrics::{Answered, Appended, Counters, Decided, GatewayCall, Metrics, Standing};
 pub use prober::Prober;
 pub use processor::Processor;
 pub use resolver::Resolver;
 pub use streams::{Place as StreamPlace, Streams};
+pub use trace::{Span, SpanKind, SpanStart, Tracer};
 pub use verify::{Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, verify};
 pub use working_set::{Entry, WorkingSet};

@@ -36,7 +36,7 @@ pub trait Random: Send + Sync {
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What a send of a payment says. Everything in it is the same on every send (invariant 6), but for
-/// `send` and `sent_at`, which are not part of the gateway's request body.
+/// `send`, `sent_at` and `traceparent`, which are not part of the gateway's request body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChargeRequest {
     /// The invoice, with its content as it was made.
@@ -53,8 +53,16 @@ pub struct ChargeRequest {
     pub send: u32,
     /// When that claim was made.
     pub sent_at: Timestamp,
-    /// W3C trace context.
+    /// W3C trace context, for a header: it differs from send to send where payd is traced.
     pub traceparent: Option<String>,
+}
+
+impl ChargeRequest {
+    /// The trace that it belongs to, for log lines.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<&str> {
+        self.traceparent.as_deref()?.split('-').nth(1)
+    }
 }
 
 /// What a probe of the gateway found.

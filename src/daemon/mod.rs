@@ -6,6 +6,7 @@ pub mod args;
 mod commands;
 mod serve;
 mod signals;
+mod traces;
 
 use std::process::ExitCode;
 

@@ -14,7 +14,7 @@ use crate::application::ports::{Clock, Gateway, Random, Store, StoreError};
 use crate::application::request::{Action, Outcome, Reply};
 use crate::application::{
     App, Bus, Engine, EngineHandle, Fatal, Metrics, Overview, Policy, Prober, Processor, Resolver,
-    Run, spawn,
+    Run, Tracer, spawn,
 };
 use crate::config::{Auth, GatewayKind, Listen, LogFormat, Settings};
 use crate::domain::{LookupPolicy, RetryPolicy};
@@ -27,11 +27,14 @@ use crate::infrastructure::lock::{self, DatabaseLock};
 use crate::infrastructure::logging::{self, Format, Logs};
 use crate::infrastructure::random::SystemRandom;
 use crate::infrastructure::store::{SqliteReader, SqliteStore, open_writer};
-use crate::infrastructure::telemetry::{Losses, MeasuredGateway, PrometheusMetrics, SpanCounts};
+use crate::infrastructure::telemetry::{
+    Losses, MeasuredGateway, PrometheusMetrics, SpanCounts, TracedEvents,
+};
 
 use super::args::SettingsArgs;
 use super::commands::{complain, fail, say, settings};
 use super::signals::{Signals, Wish};
+use super::traces::Traces;
 
 /// How much longer a claim holds than a send may take: time to record its outcome, also when the
 /// disk is full for a while.
@@ -85,6 +88,7 @@ struct Parts {
     bus: Bus,
     clock: Arc<dyn Clock>,
     metrics: Arc<dyn Metrics>,
+    traces: Traces,
     reader: SqliteReader,
     listeners: Bound,
     lock: DatabaseLock,
@@ -131,11 +135,18 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
         log_lines: logs.dropped(),
         spans: SpanCounts::default(),
     };
+    let source = info.source.to_string();
+    let traces = Traces::prepare(&settings.telemetry, &source, losses.spans.clone())
+        .map_err(|error| fail(format_args!("traces cannot be set up: {error}")))?;
     let metrics: Arc<dyn Metrics> = match PrometheusMetrics::new(losses) {
         Ok(metrics) => Arc::new(metrics),
         Err(error) => return Err(fail(format_args!("metrics cannot be set up: {error}"))),
     };
-    let gateway = gateway(settings, &clock, &metrics);
+    let metrics = match &traces.tracer {
+        Some(tracer) => Arc::new(TracedEvents::new(metrics, Arc::clone(tracer))),
+        None => metrics,
+    };
+    let gateway = gateway(settings, &clock, &metrics, traces.tracer.clone());
     let random = Arc::new(SystemRandom);
     let mut engine = Engine::new(
         store,
@@ -167,6 +178,7 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
         bus,
         clock,
         metrics,
+        traces,
         reader,
         listeners,
         lock,
@@ -200,6 +212,7 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         bus,
         clock,
         metrics,
+        mut traces,
         reader,
         listeners,
         lock,
@@ -236,7 +249,9 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         random,
         metrics,
         overview,
-    );
+    )
+    .traced(traces.tracer.clone());
+    traces.run();
 
     let listeners = match to_tokio(unix, tcp) {
         Ok(listeners) => listeners,
@@ -279,6 +294,7 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
             tracing::warn!(signal, "stopped at once by a second signal; what was in flight is looked up at the next start");
         }
     }
+    traces.flush().await;
     ExitCode::SUCCESS
 }
 
@@ -399,6 +415,7 @@ fn gateway(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
     metrics: &Arc<dyn Metrics>,
+    tracer: Option<Arc<dyn Tracer>>,
 ) -> Arc<dyn Gateway> {
     let weather = match &settings.gateway.kind {
         GatewayKind::Simulator(simulator) => Weather {
@@ -410,7 +427,7 @@ fn gateway(
         GatewayKind::Http(_) => unreachable!("refused with the settings"),
     };
     let gateway = Arc::new(Simulator::new(Arc::clone(clock), weather));
-    Arc::new(MeasuredGateway::new(gateway, Arc::clone(metrics)))
+    Arc::new(MeasuredGateway::new(gateway, Arc::clone(metrics), tracer))
 }
 
 fn policy(settings: &Settings, gateway: &dyn Gateway) -> Policy {

@@ -13,7 +13,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{HOST, HeaderValue, ORIGIN};
-use axum::http::{HeaderMap, Method, Uri, Version};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use super::problem::{Cause, Reject};
 use super::routes::Template;
 use crate::api::Code;
 use crate::application::request::Caller;
-use crate::application::{Answered, App};
+use crate::application::{Answered, App, Span, SpanKind, SpanStart};
 
 /// Event streams at a time (`DESIGN.md`, section 8): each reads the log after every commit.
 const STREAMS_MAX: usize = 32;
@@ -131,9 +131,13 @@ where
         Some(id) => id.to_owned(),
         None => shared.app.new_uuid().hyphenated().to_string(),
     };
+    let mut trace = begin_trace(&shared.app, &request);
     let caller = Caller {
         actor,
-        traceparent: headers::traceparent(request.headers()),
+        traceparent: match &trace {
+            Some(trace) => Some(trace.traceparent()),
+            None => headers::traceparent(request.headers()),
+        },
     };
     let span = tracing::info_span!(
         "request",
@@ -166,6 +170,9 @@ where
         }
     }
     let template = response.extensions().get::<Template>();
+    if let Some(trace) = &mut trace {
+        end_trace(trace.as_mut(), method, template.copied(), response.status());
+    }
     shared.app.metrics().request_answered(Answered {
         method,
         route: template.map_or("none", |template| template.0),
@@ -176,6 +183,42 @@ where
         response.headers_mut().insert(headers::X_REQUEST_ID, id);
     }
     response
+}
+
+/// Health checks and scrapes come every few seconds and lead nowhere: they are no traces.
+const UNTRACED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// The request's span, where payd is traced. What the request causes has it as its parent.
+fn begin_trace(app: &App, request: &Request) -> Option<Box<dyn Span>> {
+    let tracer = app.tracer()?;
+    if UNTRACED.contains(&request.uri().path()) {
+        return None;
+    }
+    Some(tracer.start(SpanStart {
+        kind: SpanKind::Server,
+        name: "request".into(),
+        parent: headers::traceparent(request.headers()).as_deref(),
+        at: None,
+    }))
+}
+
+/// Names and attributes as OpenTelemetry's conventions have them.
+/// Source: <https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-server>.
+fn end_trace(
+    trace: &mut dyn Span,
+    method: &'static str,
+    template: Option<Template>,
+    status: StatusCode,
+) {
+    trace.set("http.request.method", method);
+    if let Some(Template(route)) = template {
+        trace.rename(format!("{method} {route}"));
+        trace.set("http.route", route);
+    }
+    trace.set_number("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        trace.fail("server error");
+    }
 }
 
 /// A client may send any word as its method: those that payd has no route for are one.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::domain::{
     Aggregate, Command, Decision, Event, EventType, InvoiceId, InvoiceStatus, LookupPolicy,
@@ -10,7 +10,7 @@ use crate::domain::{
 };
 
 use super::super::event_log::{EventRecord, Origin};
-use super::super::metrics::Decided;
+use super::super::metrics::{Appended, Decided};
 use super::super::ports::{ChargeRequest, Head, Queue, Store, StoreError};
 use super::super::request::{
     Action, Caller, Envelope, InvoiceView, Outcome, PaymentView, Reply, StoredAnswer, SubmitError,
@@ -68,6 +68,8 @@ pub(super) struct Line {
     actor: Arc<str>,
     /// The payment is decided: so, by this gateway.
     pub(super) decided: Option<(Decided, String)>,
+    /// When its commit was over, by the wall clock, and how long that took.
+    pub(super) committed: (SystemTime, Duration),
 }
 
 /// What a decision comes to, before anybody sees it.
@@ -559,6 +561,7 @@ impl<'e, S: Store> Batch<'e, S> {
             traceparent: traceparent.map(str::to_owned),
             actor: Arc::clone(&caller.actor),
             decided: decided(event),
+            committed: (SystemTime::UNIX_EPOCH, Duration::ZERO),
         };
         (record, line)
     }
@@ -630,6 +633,21 @@ fn decided(event: &Event) -> Option<(Decided, String)> {
 const EXPIRE_MAX: usize = 1000;
 
 impl Line {
+    /// What it is about, for those who count and trace.
+    pub(super) fn appended(&self) -> Appended<'_> {
+        Appended {
+            kind: self.kind,
+            sequence: self.sequence,
+            invoice: &self.invoice,
+            status: self.status,
+            payment: self.payment,
+            traceparent: self.traceparent.as_deref(),
+            actor: &self.actor,
+            committed_at: self.committed.0,
+            commit_took: self.committed.1,
+        }
+    }
+
     /// One line per state change, with all that connects it.
     pub(super) fn log(&self) {
         let payment = self

@@ -13,7 +13,7 @@ mod drive;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::domain::{Context, InvoiceId, LookupPolicy, RetryPolicy, Timestamp};
 
@@ -451,7 +451,8 @@ impl<S: Store> Engine<S> {
     }
 
     /// Tells the world what is durable now.
-    fn publish(&mut self, done: batch::Done) {
+    fn publish(&mut self, mut done: batch::Done) {
+        let committed = (SystemTime::now(), done.commit_took);
         if done.wrote {
             self.health.set_writable(true);
             self.probe_at = None;
@@ -461,7 +462,8 @@ impl<S: Store> Engine<S> {
         self.info.head = done.head;
         self.info.paused = done.paused;
         self.health.paused.store(done.paused, Ordering::Relaxed);
-        for line in &done.lines {
+        for line in &mut done.lines {
+            line.committed = committed;
             self.metrics.event_appended(line.kind);
             if let Some((decided, gateway)) = &line.decided {
                 self.metrics.payment_decided(gateway, *decided);
@@ -484,6 +486,7 @@ impl<S: Store> Engine<S> {
     fn tell(&mut self) {
         for line in self.untold.drain(..) {
             line.log();
+            self.metrics.event_told(&line.appended());
         }
     }
 

@@ -394,6 +394,32 @@ mod tests {
     }
 
     #[test]
+    fn old_files_go_and_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        for day in 1..=28 {
+            let old = format!("payd.2020-02-{day:02}.json");
+            std::fs::write(dir.path().join(old), "{}\n").unwrap();
+        }
+        std::fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+        for _ in 0..3 {
+            logged("info", Format::Json, Some(dir.path()), |_| {
+                tracing::info!("line");
+            });
+        }
+        let mut files: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        assert!(files.contains(&"notes.txt".to_owned()), "{files:?}");
+        assert!(files.len() <= FILES_MAX + 1, "{files:?}");
+        assert!(
+            files.last().is_some_and(|it| it > &"payd.2026".to_owned()),
+            "{files:?}"
+        );
+    }
+
+    #[test]
     fn a_missing_directory_is_told() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();

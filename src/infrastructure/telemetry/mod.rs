@@ -1,4 +1,4 @@
-//! What operators look at: figures for Prometheus. (Log lines are in `logging`.)
+//! What operators look at: figures for Prometheus, and traces over OTLP. (Log lines are in `logging`.)
 //!
 //! None of it may hold up or fail a payment.
 
@@ -7,12 +7,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::logging::Dropped;
 
+mod events;
 mod gateway;
 mod metrics;
 mod process;
 
+#[cfg(feature = "otlp")]
+mod otlp;
+
+pub use events::TracedEvents;
 pub use gateway::MeasuredGateway;
 pub use metrics::PrometheusMetrics;
+#[cfg(feature = "otlp")]
+pub use otlp::{Export, Flush, OtlpTracer, TraceOptions};
 
 /// What became of trace spans. Cheap to clone; all clones count together.
 #[derive(Debug, Clone, Default)]
