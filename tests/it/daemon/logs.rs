@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::support::daemon::{Daemon, command, until};
 use crate::support::http::Host;
+use crate::support::stub::{Stub, answer};
 
 /// Breaks lines, plays with terminals, turns the direction of writing.
 const HOSTILE: &str = "a\nb\r\u{1b}[31mc\u{2028}d\u{202e}e\u{9b}f\u{7}";
@@ -93,6 +94,50 @@ fn text_from_outside_breaks_no_line_in_either_format() {
                 // Each begins with its time: nothing is a line of somebody else's.
                 assert!(line.starts_with("20") && line.contains('Z'), "{line:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_gateways_words_break_no_line_in_either_format() {
+    for format in ["text", "json"] {
+        let words = format!("{HOSTILE}{}", "z".repeat(5000));
+        let gateway = Stub::start(move |call| {
+            let error = serde_json::json!({"error": {"code": words, "message": words}});
+            match call.invoice.as_str() {
+                "inv-1" => answer(
+                    402,
+                    &call.echo_with(
+                        "declined",
+                        &serde_json::json!({"message": words, "decline_code": words}),
+                    ),
+                ),
+                "inv-2" => answer(422, &error),
+                _ => answer(401, &error),
+            }
+        });
+        let url = gateway.url();
+        let mut daemon = Daemon::with(&[
+            ("PAYD_GATEWAY__KIND", "http"),
+            ("PAYD_GATEWAY__HTTP__URL", url.as_str()),
+            ("PAYD_LOG__FORMAT", format),
+            ("PAYD_LOG__LEVEL", "trace"),
+        ]);
+        for id in ["inv-1", "inv-2", "inv-3"] {
+            let body = format!(r#"{{"id":"{id}","amount":100}}"#);
+            daemon.unix.post("/invoices", &body).expect(201);
+            daemon
+                .unix
+                .post(&format!("/invoices/{id}/pay"), "{}")
+                .expect(202);
+        }
+        until("the gateway has refused payd", || {
+            daemon.log().contains("does not let payd in")
+        });
+        assert!(daemon.stop().success());
+        for line in daemon.log().lines() {
+            assert!(is_clean(line), "{line:?}");
+            assert!(line.len() < 4000, "{} bytes: {line}", line.len());
         }
     }
 }

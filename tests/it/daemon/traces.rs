@@ -6,6 +6,7 @@ use std::net::TcpListener;
 
 use crate::support::daemon::{Daemon, until};
 use crate::support::scripted::{Reply, Scripted};
+use crate::support::stub::{Stub, answer, answer_with};
 
 /// A span, as far as it matters here.
 #[derive(Debug, Clone)]
@@ -216,6 +217,51 @@ fn one_trace_leads_from_the_request_over_its_event_to_the_gateway_and_the_outcom
             "{line}"
         );
     }
+}
+
+#[test]
+fn the_gateway_is_sent_the_span_of_the_call_in_a_header_and_the_same_body_each_time() {
+    let collector = Collector::start();
+    let gateway = Stub::start(|call| match (call.method.as_str(), call.before) {
+        // Not executed: the same payment is sent again.
+        ("POST", 0) => answer_with(429, &[("Retry-After", "0")], b"{}"),
+        _ => answer(200, &call.echo("succeeded")),
+    });
+    let url = gateway.url();
+    let settings = [
+        ("PAYD_GATEWAY__KIND", "http"),
+        ("PAYD_GATEWAY__HTTP__URL", url.as_str()),
+    ];
+    let mut daemon = traced(&collector.0.url(), &settings);
+    pay(
+        &daemon,
+        "inv-1",
+        "tok-1",
+        &format!("00-{TRACE}-{CALLER}-01"),
+    );
+    daemon.until_invoice("inv-1", "PAID");
+    assert!(daemon.stop().success());
+    let charges: Vec<_> = collector
+        .spans()
+        .into_iter()
+        .filter(|span| span.name == "gateway charge")
+        .collect();
+    let calls = gateway.calls();
+    assert_eq!((charges.len(), calls.len()), (2, 2));
+    for call in &calls {
+        let sent = call.header("traceparent").unwrap();
+        let there = |span: &Span| sent == format!("00-{TRACE}-{}-01", span.id);
+        assert!(charges.iter().any(there), "{sent} in {charges:#?}");
+    }
+    assert_ne!(
+        calls[0].header("traceparent"),
+        calls[1].header("traceparent")
+    );
+    assert_eq!(calls[0].body, calls[1].body);
+    assert_eq!(
+        calls[0].header("idempotency-key"),
+        calls[1].header("idempotency-key")
+    );
 }
 
 #[test]
