@@ -112,6 +112,7 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
         dir: places.log_dir.as_ref().map(|dir| dir.path.as_path()),
     })
     .map_err(fail)?;
+    logging::log_panics();
     let lock =
         lock::acquire(&places.lock(), std::process::id(), jiff::Timestamp::now()).map_err(fail)?;
     let listeners = bind(settings, places)?;

@@ -141,6 +141,21 @@ impl Dropped {
 /// What the whole process logs to, for an end that drops nothing.
 static OUTPUTS: OnceLock<Vec<Background>> = OnceLock::new();
 
+/// From here on a panic is a line like any other: the usual words on stderr are several lines, with
+/// whatever is in them, and would wait for a stderr that nobody reads.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(
+            thread = thread.name(),
+            place,
+            "panicked: {}",
+            panic.payload_as_str().unwrap_or("no words")
+        );
+    }));
+}
+
 /// Waits, for a second at most, until what was logged is written. For an end by `exit`.
 pub fn flush() {
     for output in OUTPUTS.get().into_iter().flatten() {

@@ -193,7 +193,8 @@ fn a_scrape_follows_the_format_and_says_what_happened() {
         assert_eq!(count(name, labels), want, "{name}{{{labels}}}");
     }
     let events = daemon.events().len();
-    assert_eq!(count("payd_event_log_sequence", "") as usize, events);
+    let sequence = count("payd_event_log_sequence", "").to_string();
+    assert_eq!(sequence, events.to_string());
     for name in [
         "payd_database_size_bytes",
         "payd_database_wal_size_bytes",

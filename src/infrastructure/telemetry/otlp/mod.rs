@@ -73,7 +73,8 @@ impl OtlpTracer {
             .build();
         exporter.set_resource(&resource);
         let (processor, export, flush) = export::queue(exporter, counts);
-        let ratio = f64::from(options.sampled_ppm) / 1_000_000.0; // a probability, not money
+        #[expect(clippy::float_arithmetic)] // a probability, not money
+        let ratio = f64::from(options.sampled_ppm) / 1_000_000.0;
         let provider = SdkTracerProvider::builder()
             .with_resource(resource)
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
