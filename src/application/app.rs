@@ -168,6 +168,18 @@ impl App {
         self.clock.now()
     }
 
+    /// What the wall clock says; see [`Clock::wall`].
+    #[must_use]
+    pub fn wall(&self) -> Timestamp {
+        self.clock.wall()
+    }
+
+    /// Chance, for what must not be guessed.
+    #[must_use]
+    pub fn random(&self) -> &dyn Random {
+        self.random.as_ref()
+    }
+
     /// Where the edges tell what they measure.
     #[must_use]
     pub fn metrics(&self) -> &dyn Metrics {

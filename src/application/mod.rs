@@ -12,6 +12,8 @@ mod event_log;
 mod gate;
 mod working_set;
 
+mod tokens;
+
 mod prober;
 mod processor;
 mod resolver;
@@ -31,7 +33,11 @@ pub use metrics::{Answered, Appended, Counters, Decided, GatewayCall, Metrics, S
 pub use prober::Prober;
 pub use processor::Processor;
 pub use resolver::Resolver;
-pub use streams::{Place as StreamPlace, Streams};
+pub use streams::{Place as StreamCursor, Streams};
+pub use tokens::{
+    ADMIN, Adopted, LIVE_MAX, Scopes, Secret, Token, TokenRefusal, TokenRequest, Tokens, Unproven,
+    adopt,
+};
 pub use trace::{Span, SpanKind, SpanStart, Tracer};
 pub use verify::{Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, verify};
 pub use working_set::{Entry, WorkingSet};

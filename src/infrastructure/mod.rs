@@ -13,3 +13,7 @@ pub mod listen;
 pub mod lock;
 pub mod logging;
 pub mod telemetry;
+
+#[cfg(feature = "tls")]
+pub mod tls;
+pub mod token_file;

@@ -15,6 +15,7 @@ use super::super::ports::{ChargeRequest, Head, Queue, Store, StoreError};
 use super::super::request::{
     Action, Caller, Envelope, InvoiceView, Outcome, PaymentView, Reply, StoredAnswer, SubmitError,
 };
+use super::super::tokens::{self, Token};
 use super::super::working_set::{Entry, WorkingSet};
 use super::Engine;
 
@@ -38,6 +39,7 @@ pub(super) struct Batch<'e, S> {
     settled: Vec<InvoiceId>,
     due: Vec<ChargeRequest>,
     lookups: Vec<ChargeRequest>,
+    tokens_changed: bool,
     requests: usize,
     wrote: bool,
 }
@@ -50,6 +52,8 @@ pub(super) struct Done {
     pub(super) settled: Vec<InvoiceId>,
     pub(super) due: Vec<ChargeRequest>,
     pub(super) lookups: Vec<ChargeRequest>,
+    /// All of them, where some changed.
+    pub(super) tokens: Option<Vec<Token>>,
     /// Requests that it decided.
     pub(super) requests: usize,
     /// How long the commit took, with its sync.
@@ -111,6 +115,7 @@ impl<'e, S: Store> Batch<'e, S> {
             settled: Vec::new(),
             due: Vec::new(),
             lookups: Vec::new(),
+            tokens_changed: false,
             requests: 0,
             wrote: false,
             engine,
@@ -181,6 +186,22 @@ impl<'e, S: Store> Batch<'e, S> {
                     .store
                     .set_paused(*paused)
                     .map(|()| Reply::Done)
+                    .map_err(Undecided::from)
+            }
+            Action::AddToken(request) => {
+                self.tokens_changed = true;
+                self.wrote = true;
+                let by = (self.now, &*caller.actor);
+                tokens::add(&mut self.engine.store, request, by)
+                    .map(|token| Reply::Token(Box::new(token)))
+                    .map_err(Undecided::from)
+            }
+            Action::RevokeToken(name) => {
+                self.tokens_changed = true;
+                self.wrote = true;
+                let by = (self.now, &*caller.actor);
+                tokens::revoke(&mut self.engine.store, name, by)
+                    .map(|token| Reply::Token(Box::new(token)))
                     .map_err(Undecided::from)
             }
             Action::ExpireAnswers { lived } => {
@@ -425,6 +446,10 @@ impl<'e, S: Store> Batch<'e, S> {
     /// Writes, and commits if there is anything to commit.
     pub(super) fn finish(mut self) -> Result<Done, StoreError> {
         self.flush()?;
+        let tokens = match self.tokens_changed {
+            true => Some(self.engine.store.tokens()?),
+            false => None,
+        };
         let started = Instant::now();
         if self.wrote {
             self.engine.store.commit()?;
@@ -438,6 +463,7 @@ impl<'e, S: Store> Batch<'e, S> {
             settled: self.settled,
             due: self.due,
             lookups: self.lookups,
+            tokens,
             requests: self.requests,
             commit_took: started.elapsed(),
             wrote: self.wrote,

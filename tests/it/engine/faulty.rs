@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use payd::application::ports::{Queue, Store, StoreError, StoreInfo};
 use payd::application::request::StoredAnswer;
-use payd::application::{Entry, EventRecord};
+use payd::application::{Entry, EventRecord, Token};
 use payd::domain::{InvoiceId, Payment, PaymentId, Timestamp};
 use payd::infrastructure::store::SqliteStore;
 
@@ -129,6 +129,18 @@ impl Store for Faulty {
 
     fn set_paused(&mut self, paused: bool) -> Result<(), StoreError> {
         self.store.set_paused(paused)
+    }
+
+    fn tokens(&mut self) -> Result<Vec<Token>, StoreError> {
+        self.store.tokens()
+    }
+
+    fn add_token(&mut self, token: &Token) -> Result<(), StoreError> {
+        self.store.add_token(token)
+    }
+
+    fn revoke_token(&mut self, id: &str, at: Timestamp, by: &str) -> Result<(), StoreError> {
+        self.store.revoke_token(id, at, by)
     }
 
     fn rollback(&mut self) {

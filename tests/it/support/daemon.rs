@@ -46,6 +46,11 @@ impl Daemon {
         Self::launch(Arc::new(tempfile::tempdir().unwrap()), all)
     }
 
+    /// The same for requests that the test writes by hand: none needs a token.
+    pub(crate) fn without_tokens() -> Self {
+        Self::with(&[("PAYD_SERVER__AUTH", "none")])
+    }
+
     fn launch(directory: Arc<tempfile::TempDir>, settings: Vec<(String, String)>) -> Self {
         let mut child = command(directory.path())
             .args(["serve", "--listen", "127.0.0.1:0"])
@@ -77,9 +82,11 @@ impl Daemon {
         }
         let address = banner
             .lines()
-            .find_map(|line| line.split("http://").nth(1)?.split_whitespace().next())
+            .filter(|line| line.contains("listening on http"))
+            .find_map(|line| line.split("://").nth(1)?.split_whitespace().next())
             .expect("a TCP address");
-        let tcp = Host::Tcp(address.parse().unwrap());
+        let token = std::fs::read_to_string(directory.path().join("data/token")).unwrap();
+        let tcp = Host::Tcp(address.parse().unwrap(), Some(token.trim().to_owned()));
         let unix = Host::Unix(directory.path().join("payd.sock"));
         Self {
             child,
