@@ -9,6 +9,8 @@ use crate::domain::{
     Finding, Invoice, InvoiceId, InvoiceStatus, Outcome, Payment, PaymentId, StoreId, Timestamp,
 };
 
+use crate::failpoints::Failed;
+
 use super::event_log::EventRecord;
 use super::request::StoredAnswer;
 use super::tokens::Token;
@@ -126,6 +128,13 @@ pub enum StoreError {
     /// Anything else: nobody knows what is on disk.
     #[error("the database failed: {0}")]
     Fatal(String),
+}
+
+/// A commit that a test wants to fail: nobody knows what is on disk.
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        Self::Fatal(failed.to_string())
+    }
 }
 
 /// The end of the log.

@@ -18,6 +18,7 @@ use crate::application::{
 };
 use crate::config::{Auth, GatewayKind, Listen, LogFormat, Settings};
 use crate::domain::{LookupPolicy, RetryPolicy};
+use crate::failpoints;
 use crate::http::{self, Listener};
 use crate::infrastructure::clock::SystemClock;
 use crate::infrastructure::directories::Places;
@@ -307,10 +308,16 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
     };
     tracing::info!(signal = reason, grace = ?settings.server.grace, "stopping: no new work, and what is in flight is finished");
     stop.cancel();
+    if let Err(failed) = failpoints::reach("drain.begin") {
+        return fail(failed);
+    }
     let drained = async {
         // Workers that wait for work are told that there is none; those at the gateway finish.
         let _ = handle.submit_own(Action::StopClaims).await;
         let _ = tokio::join!(&mut server, &mut workers);
+        if let Err(failed) = failpoints::reach("drain.workers_done") {
+            end(&failed.to_string());
+        }
         drop(handle);
         // The engine ends when the last who could ask it is gone, and everything asked is decided.
         let _ = engine_ended.await;
@@ -501,7 +508,7 @@ fn policy(settings: &Settings, gateway: &dyn Gateway) -> Policy {
             attention_after: settings.resolver.attention_after,
         },
         lookup_lag: gateway.lookup_lag(),
-        lease: settings.gateway.timeout + LEASE_MARGIN,
+        lease: settings.gateway.timeout + failpoints::lease_margin(LEASE_MARGIN),
         gateway: gateway.name().to_owned(),
     }
 }

@@ -14,5 +14,10 @@ mod payctl;
 
 mod engine;
 
+#[cfg(feature = "failpoints")]
+mod failpoints;
+mod gateway_process;
+mod kill_loop;
+
 mod generated;
 mod layers;

@@ -8,6 +8,7 @@ use crate::domain::{
     Aggregate, Command, Decision, Event, EventType, InvoiceId, InvoiceStatus, LookupPolicy,
     NewInvoice, Payment, PaymentId, Refusal, Timestamp, create, decide,
 };
+use crate::failpoints;
 
 use super::super::event_log::{EventRecord, Origin};
 use super::super::metrics::{Appended, Decided};
@@ -42,6 +43,7 @@ pub(super) struct Batch<'e, S> {
     tokens_changed: bool,
     requests: usize,
     wrote: bool,
+    commit: failpoints::Commit,
 }
 
 /// What a committed transaction leaves to be told.
@@ -118,6 +120,7 @@ impl<'e, S: Store> Batch<'e, S> {
             tokens_changed: false,
             requests: 0,
             wrote: false,
+            commit: failpoints::Commit::default(),
             engine,
         })
     }
@@ -182,6 +185,7 @@ impl<'e, S: Store> Batch<'e, S> {
             Action::Pause(paused) => {
                 self.paused = *paused;
                 self.wrote = true;
+                self.commit.changes("pause");
                 self.engine
                     .store
                     .set_paused(*paused)
@@ -248,6 +252,7 @@ impl<'e, S: Store> Batch<'e, S> {
             let record = self.record(&self.head, event, &entry.aggregate, caller, traceparent);
             self.set.insert(new.id.clone(), entry);
             self.push(&new.id, vec![record]);
+            self.commit.changes("create");
         }
         let entry = self
             .set
@@ -319,7 +324,10 @@ impl<'e, S: Store> Batch<'e, S> {
     ) -> Result<usize, StoreError> {
         let mut lost = 0;
         for id in &self.queue(Queue::Leases, until, limit)? {
-            lost += usize::from(self.lose_lease(id, reason)?);
+            if self.lose_lease(id, reason)? {
+                lost += 1;
+                self.commit.changes("recover");
+            }
         }
         Ok(lost)
     }
@@ -414,7 +422,8 @@ impl<'e, S: Store> Batch<'e, S> {
     ) -> Result<Vec<ChargeRequest>, StoreError> {
         let mut taken = Vec::new();
         for id in self.queue(queue, self.now, limit)? {
-            if self.do_own_work(&id, command)?
+            let changed = self.do_own_work(&id, command)?;
+            if changed
                 && let Some(entry) = self.set.get(&id)
                 && let Some(payment) = entry.aggregate.latest()
             {
@@ -452,7 +461,9 @@ impl<'e, S: Store> Batch<'e, S> {
         };
         let started = Instant::now();
         if self.wrote {
+            self.commit.before()?;
             self.engine.store.commit()?;
+            self.commit.after()?;
         } else {
             self.engine.store.rollback();
         }
@@ -520,6 +531,7 @@ impl<'e, S: Store> Batch<'e, S> {
         if settled {
             self.settled.push(id.clone());
         }
+        self.commit.changes(kind(command));
         Ok(true)
     }
 
@@ -612,9 +624,14 @@ impl<'e, S: Store> Batch<'e, S> {
 
     /// For work that payd does by itself: an invoice that cannot be read must not stop the others.
     fn load_or_set_aside(&mut self, id: &InvoiceId) -> Result<Option<&Entry>, StoreError> {
-        if let Err(StoreError::BadRow(why)) = self.load(id) {
-            self.engine.set_aside(id, &why);
-            return Ok(None);
+        match self.load(id) {
+            Ok(_) => {}
+            Err(StoreError::BadRow(why)) => {
+                self.engine.set_aside(id, &why);
+                return Ok(None);
+            }
+            // Anything else is about the database, not about this invoice.
+            Err(error) => return Err(error),
         }
         Ok(self.set.get(id))
     }
@@ -697,6 +714,20 @@ impl Line {
             "{}",
             self.kind.as_str(),
         );
+    }
+}
+
+/// The word for a command in the names of the places around its commit.
+const fn kind(command: &Command) -> &'static str {
+    match command {
+        Command::Pay { .. } => "pay",
+        Command::Cancel { .. } => "cancel",
+        Command::Claim { .. } => "claim",
+        Command::Settle { .. } => "settle",
+        Command::LeaveBehind { .. } => "leave",
+        Command::Look => "look",
+        Command::Found { .. } => "found",
+        Command::Resolve { .. } => "resolve",
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) enum Wrong {
     CommitBroken,
     /// The row of this invoice breaks a constraint.
     Row(&'static str),
+    /// No row can be read: the disk fails.
+    Read,
 }
 
 impl Fault {
@@ -64,7 +66,7 @@ impl Store for Faulty {
                 self.store.rollback();
                 Err(StoreError::Fatal("disk I/O error".to_owned()))
             }
-            Some(Wrong::Row(_)) | None => self.store.commit(),
+            Some(Wrong::Row(_) | Wrong::Read) | None => self.store.commit(),
         }
     }
 
@@ -77,6 +79,9 @@ impl Store for Faulty {
     }
 
     fn load(&mut self, invoice: &InvoiceId) -> Result<Option<Entry>, StoreError> {
+        if matches!(self.fault.get(), Some(Wrong::Read)) {
+            return Err(StoreError::Fatal("disk I/O error".to_owned()));
+        }
         self.store.load(invoice)
     }
 
