@@ -47,7 +47,7 @@ impl Traces {
     }
 
     #[cfg(not(feature = "otlp"))]
-    #[expect(clippy::unnecessary_wraps, clippy::needless_pass_by_value)]
+    #[expect(clippy::unnecessary_wraps)]
     pub(super) fn prepare(
         settings: &Telemetry,
         _instance: &str,
@@ -71,7 +71,6 @@ impl Traces {
     }
 
     /// Sends what has not been sent yet, within a moment.
-    #[cfg_attr(not(feature = "otlp"), expect(clippy::unused_self))]
     pub(super) async fn flush(&self) {
         #[cfg(feature = "otlp")]
         if let Some(flush) = &self.flush {
