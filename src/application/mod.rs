@@ -39,5 +39,8 @@ pub use tokens::{
     adopt,
 };
 pub use trace::{Span, SpanKind, SpanStart, Tracer};
-pub use verify::{Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, verify};
+pub use verify::{
+    Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, is_what_its_events_say,
+    verify,
+};
 pub use working_set::{Entry, WorkingSet};
