@@ -48,11 +48,7 @@ fn a_new_file_is_a_new_token_and_the_old_one_is_good_no_more() {
     daemon.start_again();
     assert_eq!(admin_token(&daemon), new);
     assert!(opens(&daemon.tcp, &new));
-    assert!(
-        daemon.log().contains("was not known to the database"),
-        "{}",
-        daemon.log()
-    );
+    daemon.until_logged("was not known to the database");
 }
 
 #[test]
@@ -67,11 +63,7 @@ fn an_admin_token_that_was_revoked_stays_so() {
     daemon.stop();
     daemon.start_again();
     assert!(!opens(&daemon.tcp, &token));
-    assert!(
-        daemon.log().contains("good for nothing"),
-        "{}",
-        daemon.log()
-    );
+    daemon.until_logged("good for nothing");
 }
 
 #[test]
@@ -82,21 +74,13 @@ fn a_file_that_is_no_token_or_open_to_others_is_said_and_left_alone() {
     daemon.stop();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     daemon.start_again();
-    assert!(
-        daemon.log().contains("others than its owner"),
-        "{}",
-        daemon.log()
-    );
+    daemon.until_logged("others than its owner");
     assert!(opens(&daemon.tcp, &token));
     daemon.stop();
     fs::write(&path, "hunter2\n").unwrap();
     daemon.start_again();
     assert_eq!(fs::read_to_string(&path).unwrap(), "hunter2\n");
-    assert!(
-        daemon.log().contains("does not hold a token"),
-        "{}",
-        daemon.log()
-    );
+    daemon.until_logged("does not hold a token");
     assert!(!daemon.log().contains("hunter2"));
     assert!(opens(&daemon.tcp, &token), "the database knows it still");
 }

@@ -50,6 +50,7 @@ fn guesses_are_slowed_and_good_tokens_of_the_same_peer_are_not() {
         let told: Vec<_> = guesses.into_iter().map(|it| it.join().unwrap()).collect();
         assert!(told.iter().all(|it| matches!(it, 401 | 429)), "{told:?}");
     });
+    daemon.until_logged("without a valid token");
     let lines = daemon.log().matches("without a valid token").count();
     assert!((1..20).contains(&lines), "one line a second: {lines}");
 }

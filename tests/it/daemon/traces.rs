@@ -206,6 +206,9 @@ fn one_trace_leads_from_the_request_over_its_event_to_the_gateway_and_the_outcom
         let carried = event["traceparent"].as_str().unwrap();
         assert_eq!(carried, format!("00-{TRACE}-{}-01", request.id), "{event}");
     }
+    until("the log has all lines", || {
+        daemon.log().matches("\"message\":\"Payment").count() >= 3
+    });
     let lines = daemon.log();
     let about = lines
         .lines()

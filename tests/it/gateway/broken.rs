@@ -259,7 +259,7 @@ fn until_not_sent(daemon: &Daemon, id: &str, reason: &str) {
         let cause = if n == 0 { "api" } else { "not_sent" };
         assert_eq!(event["data"]["cause"], cause);
     }
-    assert!(daemon.log().contains(reason), "{}", daemon.log());
+    daemon.until_logged(reason);
 }
 
 /// A port that refuses for as long as nobody listens on it; nobody else gets it meanwhile.

@@ -77,7 +77,7 @@ impl Authority {
 fn until_not_sent(daemon: &Daemon, id: &str) {
     until("it was tried twice", || events(daemon, id).len() >= 3);
     assert!(story(daemon, id).iter().all(|it| it == REQUESTED));
-    assert!(daemon.log().contains("TLS handshake"), "{}", daemon.log());
+    daemon.until_logged("TLS handshake");
 }
 
 #[test]

@@ -129,7 +129,7 @@ fn a_rotated_token_is_used_without_a_restart_and_none_is_used_while_there_is_non
     });
     assert_eq!(stub.count("POST", &id), 0);
     assert!(story(&daemon, &id).iter().all(|it| it == REQUESTED));
-    assert!(daemon.log().contains("token file"), "{}", daemon.log());
+    daemon.until_logged("token file");
 
     fs::write(&file, "tok_back\n").unwrap();
     until("it is paid", || {

@@ -22,6 +22,7 @@ pub(crate) struct Daemon {
     pub(crate) banner: String,
     /// Its log so far.
     stderr: Arc<Mutex<String>>,
+    reading: Option<std::thread::JoinHandle<()>>,
     pub(crate) unix: Host,
     pub(crate) tcp: Host,
 }
@@ -161,6 +162,7 @@ impl Daemon {
             wrapper: wrapper.to_vec(),
             banner,
             stderr,
+            reading: Some(reading),
             unix,
             tcp,
         })
@@ -249,6 +251,10 @@ impl Daemon {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
+        // What it said last is in its log, too.
+        if let Some(reading) = self.reading.take() {
+            reading.join().unwrap();
+        }
         status.unwrap()
     }
 
@@ -258,6 +264,14 @@ impl Daemon {
 
     pub(crate) fn directory(&self) -> PathBuf {
         self.directory.path().to_owned()
+    }
+
+    /// Waits until its log says this: lines are written by a thread of their own.
+    #[track_caller]
+    pub(crate) fn until_logged(&self, words: &str) {
+        until(&format!("the log says {words:?}"), || {
+            self.log().contains(words)
+        });
     }
 
     pub(crate) fn log(&self) -> String {
