@@ -35,5 +35,8 @@ pub use tokens::{
     ADMIN, Adopted, LIVE_MAX, Scopes, Secret, Token, TokenRefusal, TokenRequest, Tokens, Unproven,
     adopt,
 };
-pub use verify::{Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, verify};
+pub use verify::{
+    Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, is_what_its_events_say,
+    verify,
+};
 pub use working_set::{Entry, WorkingSet};

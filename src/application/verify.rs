@@ -195,6 +195,27 @@ fn verify_invoice(row: &TableRow) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether an invoice with its latest payment, as the tables have it, is what its events fold to, and holds
+/// together in itself. For one that is about to move money; [`verify`] is for all of them.
+///
+/// # Errors
+/// What does not fit.
+pub fn is_what_its_events_say(loaded: &Aggregate, events: &[Vec<u8>]) -> Result<(), String> {
+    let folded = comparable(&fold(events)?);
+    let loaded = comparable(loaded);
+    let latest = |it: &Aggregate| it.payments.last().cloned();
+    if loaded.invoice != folded.invoice || latest(&loaded) != latest(&folded) {
+        return Err(format!(
+            "the tables say {:?} {:?}, the events fold to {:?} {:?}",
+            loaded.invoice,
+            latest(&loaded),
+            folded.invoice,
+            latest(&folded)
+        ));
+    }
+    Ok(())
+}
+
 fn fold(events: &[Vec<u8>]) -> Result<Aggregate, String> {
     let mut state: Option<Aggregate> = None;
     for bytes in events {

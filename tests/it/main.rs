@@ -11,6 +11,7 @@ mod api;
 mod daemon;
 mod gateway;
 mod payctl;
+mod storage;
 
 mod engine;
 

@@ -224,12 +224,36 @@ impl<S: Store> Engine<S> {
                         return Ok(recovered);
                     }
                 }
+                Err(error @ (StoreError::Constraint(_) | StoreError::BadRow(_))) => {
+                    // One of them must not keep all the others from being looked after.
+                    self.store.rollback();
+                    if self.set_lost_aside(now)? == 0 {
+                        return Err(error);
+                    }
+                }
                 Err(error) => {
                     self.store.rollback();
+                    if let StoreError::NoRoom(_) | StoreError::Busy(_) = error {
+                        // Not ready before it has gone through, though nobody asks for anything.
+                        self.health.set_writable(false);
+                        self.probe_at = Some(now.plus(STUCK_PAUSE));
+                        self.wake_at = self.probe_at;
+                    }
                     return Err(error);
                 }
             }
         }
+    }
+
+    /// Tries at start what [`Self::recover`] could not do in one piece, and sets aside what the database
+    /// refuses. Says how many those were.
+    fn set_lost_aside(&mut self, now: Timestamp) -> Result<usize, StoreError> {
+        let before = self.set_aside.len();
+        let ever = Timestamp::from_millis(i64::MAX);
+        let head = Batch::begin(self, now)?.queue(Queue::Leases, ever, RECOVERY_BATCH);
+        self.store.rollback();
+        self.try_each(Queue::Leases, head?, now)?;
+        Ok(self.set_aside.len() - before)
     }
 
     /// Decides a batch of requests, and what has become due besides. Every envelope is answered,
@@ -369,16 +393,26 @@ impl<S: Store> Engine<S> {
         for queue in [Queue::Leases, Queue::Due, Queue::Lookups] {
             let head = Batch::begin(self, now)?.queue(queue, now, BATCH_MAX);
             self.store.rollback();
-            for id in head? {
-                let tried = Batch::begin(self, now)?.try_out(queue, &id);
-                self.store.rollback();
-                match tried {
-                    Ok(()) => {}
-                    Err(StoreError::Constraint(why)) => {
-                        self.set_aside(&id, &why);
-                    }
-                    Err(error) => return Err(error),
+            self.try_each(queue, head?, now)?;
+        }
+        Ok(())
+    }
+
+    fn try_each(
+        &mut self,
+        queue: Queue,
+        head: Vec<InvoiceId>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        for id in head {
+            let tried = Batch::begin(self, now)?.try_out(queue, &id);
+            self.store.rollback();
+            match tried {
+                Ok(()) => {}
+                Err(StoreError::Constraint(why) | StoreError::BadRow(why)) => {
+                    self.set_aside(&id, &why);
                 }
+                Err(error) => return Err(error),
             }
         }
         Ok(())

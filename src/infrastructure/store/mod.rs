@@ -6,6 +6,11 @@
 mod open;
 mod schema;
 
+mod copy;
+mod mark;
+mod room;
+mod wal;
+
 mod reader;
 mod writer;
 
