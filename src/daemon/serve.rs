@@ -14,10 +14,10 @@ use crate::application::ports::{Clock, Gateway, Random, Store, StoreError};
 use crate::application::request::{Action, Outcome, Reply};
 use crate::application::{
     App, Bus, Counters, Engine, EngineHandle, Fatal, Overview, Policy, Prober, Processor, Resolver,
-    Run, spawn,
+    Run, Surroundings, spawn,
 };
 use crate::config::{Auth, GatewayKind, Listen, LogFormat, Settings};
-use crate::domain::{LookupPolicy, RetryPolicy};
+use crate::domain::{LookupPolicy, RetryPolicy, Timestamp};
 use crate::failpoints;
 use crate::http::{self, Listener};
 use crate::infrastructure::clock::SystemClock;
@@ -27,11 +27,11 @@ use crate::infrastructure::listen::{self, SocketFile};
 use crate::infrastructure::lock::{self, DatabaseLock};
 use crate::infrastructure::logging::{self, Format, Logs};
 use crate::infrastructure::random::SystemRandom;
-use crate::infrastructure::store::{SqliteReader, SqliteStore, open_writer};
+use crate::infrastructure::store::{SqliteReader, SqliteStore, open_writer, remove_leftovers};
 
 use super::access;
 use super::args::SettingsArgs;
-use super::commands::{complain, fail, say, settings};
+use super::commands::{complain, fail, read_settings, say, settings, source};
 use super::signals::{self, Signals, Wish};
 
 /// How much longer a claim holds than a send may take: time to record its outcome, also when the
@@ -132,6 +132,7 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
     // Only the id of a store that is new today comes from this clock; payd's own starts below.
     let today = SystemClock::start(i64::MIN);
     let mut store = open_writer(&path, new_uuid(&today)).map_err(|error| broken(&error))?;
+    remove_leftovers(&path);
     let reader = SqliteReader::open(&path).map_err(|error| broken(&error))?;
     let info = store.info().map_err(|error| broken(&error))?;
     let newest = info.head.time.map_or(i64::MIN, |time| time.as_millis());
@@ -250,6 +251,7 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         started_at: clock.now(),
         data_dir: places.data_dir.path.display().to_string(),
         listeners: urls,
+        restored: info.restored.clone(),
     };
     let random = Arc::new(SystemRandom);
     let app = App::new(
@@ -261,6 +263,16 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         counters,
         overview,
     );
+    let typed = args.clone();
+    let app = app.with_surroundings(Surroundings {
+        gateway: Arc::clone(&gateway),
+        timeout: settings.gateway.timeout,
+        reread: Box::new(move || {
+            let read = read_settings(typed.config.as_deref(), typed.flags());
+            read.map(|(loaded, _)| source(&loaded))
+        }),
+        wall: Box::new(|| Timestamp::from_millis(jiff::Timestamp::now().as_millisecond())),
+    });
 
     let (listeners, tls) = match to_tokio(unix, tcp) {
         Ok(both) => both,
@@ -573,7 +585,7 @@ fn log_format(format: LogFormat) -> Format {
     }
 }
 
-fn new_uuid(clock: &SystemClock) -> uuid::Uuid {
+pub(super) fn new_uuid(clock: &SystemClock) -> uuid::Uuid {
     let mut random = [0; 10];
     SystemRandom.fill(&mut random);
     uuid::Builder::from_unix_timestamp_millis(u64::try_from(clock.now_ms()).unwrap_or(0), &random)

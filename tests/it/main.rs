@@ -8,6 +8,7 @@ mod support;
 
 mod access;
 mod api;
+mod backup;
 mod daemon;
 mod gateway;
 mod payctl;

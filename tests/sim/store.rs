@@ -318,8 +318,16 @@ impl ModelStore {
             let failure = if crash { None } else { fault(state, call) };
             if let Some(error) = &failure {
                 state.counted.faults += 1;
-                state.sets_aside |=
-                    matches!(error, StoreError::BadRow(_) | StoreError::Constraint(_));
+                // A refused row is tried again by itself: only where that fails too is it set aside.
+                let twice = match error {
+                    StoreError::BadRow(_) => true,
+                    StoreError::Constraint(_) => {
+                        let now = state.now_ms();
+                        state.refused_ms.replace(now) == Some(now)
+                    }
+                    _ => false,
+                };
+                state.sets_aside |= twice;
                 state.tell(|| format!("  {call:?} fails: {error}"));
             }
             (crash, failure)
@@ -415,6 +423,7 @@ impl Store for ModelStore {
                     .filter_map(|(_, payment)| payment.sent_at)
                     .max();
                 Ok(StoreInfo {
+                    restored: None,
                     store: disk.store,
                     source: disk.store,
                     head: Head {
@@ -658,6 +667,11 @@ impl Store for ModelStore {
             },
             |real| real.expire_answers(lived, limit),
         )
+    }
+
+    /// No store of the simulation comes from a backup.
+    fn restore_done(&mut self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn set_paused(&mut self, paused: bool) -> Result<(), StoreError> {

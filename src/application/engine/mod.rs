@@ -190,12 +190,14 @@ impl<S: Store> Engine<S> {
     }
 
     /// Turns everything that was being sent when the last process ended into UNKNOWN: it is looked
-    /// up before anything is sent again. Says how many there were. Until it has gone through, the
+    /// up before anything is sent again. Says how many there were. In a store that was restored from a
+    /// backup, the same goes for all that was to be sent. Until it has gone through, the
     /// engine decides nothing and tries again with every batch.
     ///
     /// # Errors
     /// Where the store fails.
     pub fn recover(&mut self) -> Result<usize, StoreError> {
+        let restored = self.info.restored.as_ref().is_some_and(|it| it.pending);
         let mut recovered = 0;
         loop {
             let now = self.tick();
@@ -205,11 +207,21 @@ impl<S: Store> Engine<S> {
                 let lost = batch.lose_leases(ever, RECOVERY_BATCH, lost)?;
                 batch.pull_lookups()?;
                 let left_behind = batch.leave_behind(RECOVERY_BATCH)?;
-                Ok((lost, left_behind, batch.finish()?))
+                let marked = match restored {
+                    true => batch.mark_restored(RECOVERY_BATCH)?,
+                    false => 0,
+                };
+                Ok((lost, left_behind, marked, batch.finish()?))
             });
             match result {
-                Ok((lost, left_behind, done)) => {
+                Ok((lost, left_behind, marked, done)) => {
                     recovered += lost;
+                    if marked > 0 {
+                        tracing::warn!(
+                            payments = marked,
+                            "payd was restored from a backup; payments that were open in it are looked up before anything is sent"
+                        );
+                    }
                     if left_behind > 0 {
                         tracing::error!(
                             invoices = left_behind,
@@ -219,7 +231,7 @@ impl<S: Store> Engine<S> {
                     }
                     self.publish(done);
                     self.tell();
-                    if lost + left_behind == 0 {
+                    if lost + left_behind + marked == 0 {
                         self.recovered = true;
                         return Ok(recovered);
                     }

@@ -18,9 +18,15 @@ mod error;
 mod rows;
 mod tokens;
 
+mod backup;
 mod check;
+mod restore;
+mod upkeep;
 
+pub use backup::{Written, backup};
 pub use check::SqliteCheck;
 pub use open::{DATABASE, OpenError, open_writer};
 pub use reader::SqliteReader;
+pub use restore::{RestoredStore, Restoring, restore};
+pub use upkeep::remove_leftovers;
 pub use writer::SqliteStore;

@@ -15,6 +15,7 @@ use super::open::OpenError;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_tokens.sql"),
+    include_str!("migrations/0003_restored.sql"),
 ];
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.
@@ -37,6 +38,25 @@ fn migrate_to(
     path: &Path,
     migrations: &[&str],
 ) -> Result<(), OpenError> {
+    let standing = version(connection, migrations)?;
+    if standing > 0 && standing < migrations.len() {
+        let copy = copy::before_migration(connection, path, standing + 1)?;
+        tracing::info!(copy = %copy.display(), "the database is copied before it is migrated");
+        reach("migration.copied")?;
+    }
+    bring(connection, standing, migrations)
+}
+
+/// The same for what is a copy already, and must be payd's.
+pub(super) fn migrate_copy(connection: &mut Connection) -> Result<(), OpenError> {
+    match version(connection, MIGRATIONS)? {
+        0 => Err(OpenError::NotOurs),
+        standing => bring(connection, standing, MIGRATIONS),
+    }
+}
+
+/// How many of the migrations the database has had; it has had none but those.
+fn version(connection: &Connection, migrations: &[&str]) -> Result<usize, OpenError> {
     let standing = standing(connection)?;
     if standing.len() > migrations.len() {
         return Err(OpenError::Newer {
@@ -49,12 +69,15 @@ fn migrate_to(
             return Err(OpenError::Edited { version });
         }
     }
-    if !standing.is_empty() && standing.len() < migrations.len() {
-        let copy = copy::before_migration(connection, path, standing.len() + 1)?;
-        tracing::info!(copy = %copy.display(), "the database is copied before it is migrated");
-        reach("migration.copied")?;
-    }
-    for (version, sql) in (1..).zip(migrations).skip(standing.len()) {
+    Ok(standing.len())
+}
+
+fn bring(
+    connection: &mut Connection,
+    standing: usize,
+    migrations: &[&str],
+) -> Result<(), OpenError> {
+    for (version, sql) in (1..).zip(migrations).skip(standing) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(TABLE)?;
         transaction.execute_batch(sql)?;
@@ -191,14 +214,13 @@ mod tests {
     fn old(directory: &Path) -> (Connection, std::path::PathBuf, [&'static str; 2]) {
         let path = directory.join("payd.db");
         let mut connection = Connection::open(&path).unwrap();
-        migrate_to(&mut connection, &path, MIGRATIONS).unwrap();
+        migrate_to(&mut connection, &path, &MIGRATIONS[..1]).unwrap();
         connection
             .execute_batch(
                 "INSERT INTO meta VALUES ('store_id', '00000000-0000-0000-0000-000000000007'),
                  ('source_id', '00000000-0000-0000-0000-000000000007'), ('quiet_commits', '0')",
             )
             .unwrap();
-        assert_eq!(MIGRATIONS.len(), 1, "name the next migration here");
         let newer = [MIGRATIONS[0], "CREATE TABLE added (x INTEGER) STRICT"];
         (connection, path, newer)
     }

@@ -6,7 +6,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::application::ports::{Head, Queue, Store, StoreError, StoreInfo};
+use crate::application::ports::{Head, Queue, Restored, Store, StoreError, StoreInfo};
 use crate::application::request::{Answer, StoredAnswer};
 use crate::application::{
     Entry, EventRecord, Token, chain, decode, first_digest, is_what_its_events_say,
@@ -137,11 +137,11 @@ impl SqliteStore {
         self.execute(
             "INSERT INTO payments (id, invoice, attempt, idempotency_key, method, state, gateway, gateway_reference, failure, \
              requested_at, due_at, sent_at, finished_at, resends, contradicted, traceparent, epoch, lease_until, open_since, \
-             lookups, next_lookup_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21) \
+             lookups, next_lookup_at, restored) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22) \
              ON CONFLICT (id) DO UPDATE SET state = ?6, gateway = ?7, gateway_reference = ?8, failure = ?9, due_at = ?11, \
              sent_at = ?12, finished_at = ?13, resends = ?14, contradicted = ?15, traceparent = ?16, epoch = ?17, \
-             lease_until = ?18, open_since = ?19, lookups = ?20, next_lookup_at = ?21",
+             lease_until = ?18, open_since = ?19, lookups = ?20, next_lookup_at = ?21, restored = ?22",
             &[
                 &payment.id.as_bytes().as_slice(),
                 &invoice,
@@ -164,6 +164,7 @@ impl SqliteStore {
                 &payment.work.open_since.map(Timestamp::as_millis),
                 &payment.work.lookups,
                 &payment.work.next_lookup_at.map(Timestamp::as_millis),
+                &payment.restored,
             ],
         )?;
         Ok(())
@@ -267,6 +268,7 @@ impl Store for SqliteStore {
                 time,
             },
             paused: meta(&self.connection, "paused")? == "1",
+            restored: restored(&self.connection)?,
         })
     }
 
@@ -371,6 +373,11 @@ impl Store for SqliteStore {
                  WHERE p.state < 5 AND p.state IN (0, 2, 3) AND p.gateway <> ?2 AND i.needs_attention = 0 \
                  AND ?1 IS NOT NULL LIMIT ?3"
             }
+            // What is marked leaves the queue: it is not REQUESTED any more.
+            Queue::Restored => {
+                "SELECT i.id FROM payments p JOIN invoices i ON i.n = p.invoice \
+                 WHERE p.state < 5 AND (p.state = 0 OR p.restored = 0) AND ?1 IS NOT NULL AND ?2 IS NOT NULL LIMIT ?3"
+            }
         };
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -407,7 +414,7 @@ impl Store for SqliteStore {
             Queue::Leases => {
                 "SELECT lease_until FROM payments WHERE state = 1 AND ?1 IS NOT NULL ORDER BY lease_until LIMIT 1"
             }
-            Queue::Elsewhere => return Ok(None),
+            Queue::Elsewhere | Queue::Restored => return Ok(None),
         };
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
         let at: Option<Option<i64>> = statement
@@ -513,6 +520,11 @@ impl Store for SqliteStore {
         )
     }
 
+    fn restore_done(&mut self) -> Result<(), StoreError> {
+        self.execute("DELETE FROM meta WHERE name = 'restore_pending'", &[])?;
+        Ok(())
+    }
+
     fn set_paused(&mut self, paused: bool) -> Result<(), StoreError> {
         self.execute(
             "UPDATE meta SET value = ?1 WHERE name = 'paused'",
@@ -606,6 +618,28 @@ pub(super) fn meta(connection: &Connection, name: &str) -> Result<String, StoreE
             row.get(0)
         })
         .map_err(|error| StoreError::Fatal(format!("meta.{name}: {error}")))
+}
+
+/// What `payd restore` has noted.
+fn restored(connection: &Connection) -> Result<Option<Restored>, StoreError> {
+    let noted = |name: &str| {
+        connection
+            .query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| {
+                row.get::<_, String>(0)
+            })
+            .optional()
+            .map_err(sort)
+    };
+    let wrong = || StoreError::Fatal("meta.restored_at or meta.restored_head is wrong".to_owned());
+    let Some(at) = noted("restored_at")? else {
+        return Ok(None);
+    };
+    let sequence = noted("restored_head")?.and_then(|it| it.parse().ok());
+    Ok(Some(Restored {
+        at: Timestamp::parse(&at).map_err(|_| wrong())?,
+        sequence: sequence.ok_or_else(wrong)?,
+        pending: noted("restore_pending")?.is_some(),
+    }))
 }
 
 fn invoice_id(text: &str) -> Result<InvoiceId, StoreError> {

@@ -3,6 +3,7 @@
 mod batch;
 mod create;
 mod events;
+mod operator;
 mod output;
 mod pay;
 mod reach;

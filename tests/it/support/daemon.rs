@@ -166,6 +166,21 @@ impl Daemon {
         })
     }
 
+    /// Another daemon with the same settings, in a directory of its own, on a restored backup.
+    pub(crate) fn restored(&self, backup: &std::path::Path, arguments: &[&str]) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let output = command(directory.path())
+            .envs(self.settings.iter().cloned())
+            .arg("restore")
+            .arg(backup)
+            .args(arguments)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        Self::launch(directory, self.settings.clone(), &[], &[]).unwrap_or_else(|it| it.fail())
+    }
+
     /// Pulls the plug.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
