@@ -10,9 +10,15 @@ use crate::domain::{InvoiceId, InvoiceStatus, StoreId, Timestamp};
 use super::bus::Bus;
 use super::doctor::Surroundings;
 use super::engine::EngineHandle;
-use super::metrics::Counters;
-use super::ports::{Clock, InvoiceRecord, Random, Reader, Restored, StoreError};
+use super::metrics::{Metrics, Standing};
+use super::ports::{Clock, InvoiceRecord, Random, Reader, Restored, StoreError, Tally};
 use super::request::{Action, Caller, Idempotency, Outcome, SubmitError};
+use super::streams::Streams;
+use super::trace::Tracer;
+
+/// How long the database's figures are shown before they are read again: scrapers come every few
+/// seconds, and a flood of them must cost nothing.
+const TALLY_KEPT: Duration = Duration::from_secs(1);
 
 /// The application. Shared by all connections.
 pub struct App {
@@ -21,7 +27,11 @@ pub struct App {
     bus: Bus,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
-    counters: Arc<Counters>,
+    metrics: Arc<dyn Metrics>,
+    streams: Arc<Streams>,
+    /// What the database said last, and when.
+    tally: tokio::sync::Mutex<Option<(tokio::time::Instant, Option<Tally>)>>,
+    tracer: Option<Arc<dyn Tracer>>,
     overview: Overview,
     surroundings: Option<Surroundings>,
     in_flight: Mutex<HashMap<KeyName, [u8; 32]>>,
@@ -58,7 +68,7 @@ impl App {
         bus: Bus,
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
-        counters: Arc<Counters>,
+        metrics: Arc<dyn Metrics>,
         overview: Overview,
     ) -> Self {
         Self {
@@ -67,7 +77,10 @@ impl App {
             bus,
             clock,
             random,
-            counters,
+            metrics,
+            streams: Arc::default(),
+            tally: tokio::sync::Mutex::default(),
+            tracer: None,
             overview,
             surroundings: None,
             in_flight: Mutex::default(),
@@ -83,6 +96,19 @@ impl App {
 
     pub(super) const fn surroundings(&self) -> Option<&Surroundings> {
         self.surroundings.as_ref()
+    }
+
+    /// The same, with traces.
+    #[must_use]
+    pub fn traced(mut self, tracer: Option<Arc<dyn Tracer>>) -> Self {
+        self.tracer = tracer;
+        self
+    }
+
+    /// Where spans begin; `None` where nothing is traced.
+    #[must_use]
+    pub fn tracer(&self) -> Option<&dyn Tracer> {
+        self.tracer.as_deref()
     }
 
     /// Has the engine decide an action, and comes back when that is durable.
@@ -170,10 +196,54 @@ impl App {
         self.random.as_ref()
     }
 
-    /// What payd has counted.
+    /// Where the edges tell what they measure.
     #[must_use]
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    pub fn metrics(&self) -> &dyn Metrics {
+        self.metrics.as_ref()
+    }
+
+    /// The event streams that are open.
+    #[must_use]
+    pub const fn streams(&self) -> &Arc<Streams> {
+        &self.streams
+    }
+
+    /// All figures, in Prometheus's text format. However often it is asked, the database is so once a
+    /// second; where it cannot be read, its figures are left out.
+    pub async fn exposition(&self) -> String {
+        let tally = self.tally().await;
+        let head = *self.bus.head().borrow();
+        self.metrics.exposition(&Standing {
+            now: self.now(),
+            started_at: self.overview.started_at,
+            gateway: self.overview.gateway.clone(),
+            gateway_shut: self.engine.closure().map(|closure| closure.why),
+            paused: self.engine.is_paused(),
+            writable: self.engine.is_writable(),
+            queue: self.engine.queue(),
+            head,
+            streams: self.streams.lag(head),
+            tally,
+        })
+    }
+
+    async fn tally(&self) -> Option<Tally> {
+        // Held while it reads: of many who ask at once, one does.
+        let mut kept = self.tally.lock().await;
+        if let Some((at, tally)) = kept.as_ref()
+            && at.elapsed() < TALLY_KEPT
+        {
+            return tally.clone();
+        }
+        let now = self.now();
+        let tally = self.read(move |reader| reader.tally(now)).await;
+        let tally = tally
+            .inspect_err(
+                |error| tracing::warn!(%error, "the figures of the database cannot be read"),
+            )
+            .ok();
+        *kept = Some((tokio::time::Instant::now(), tally.clone()));
+        tally
     }
 
     /// What stays the same from start to end.

@@ -243,9 +243,9 @@ fn payments(tally: &Tally, now: Timestamp) -> Check {
         .find(|(state, _)| *state == PaymentState::Unknown)
         .map_or(0, |(_, count)| *count);
     let old = tally
-        .oldest_unknown
+        .unknown_since
         .is_some_and(|since| now.since(since) > UNKNOWN_MAX);
-    let detail = match tally.oldest_unknown {
+    let detail = match tally.unknown_since {
         Some(since) => format!("{unknown} unknown, the oldest since {since}"),
         None => "no outcome is unknown".to_owned(),
     };
@@ -319,7 +319,7 @@ mod tests {
         let at = Timestamp::from_millis;
         let (ok, warn, fail) = (Verdict::Ok, Verdict::Warn, Verdict::Fail);
         let long = Tally {
-            oldest_unknown: Some(at(0)),
+            unknown_since: Some(at(0)),
             needs_attention: 2,
             ..Tally::default()
         };

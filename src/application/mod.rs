@@ -21,6 +21,8 @@ mod resolver;
 mod worker;
 
 mod metrics;
+mod streams;
+mod trace;
 mod upkeep;
 mod verify;
 
@@ -30,14 +32,16 @@ pub use doctor::{Check, Surroundings, Verdict};
 pub use engine::{Engine, EngineHandle, Fatal, Policy, Run, spawn};
 pub use event_log::{DecodeError, Decoded, EventRecord, chain, decode, first_digest};
 pub use gate::{Closure, Shut};
-pub use metrics::{Counters, Decided, Metrics};
+pub use metrics::{Answered, Appended, Counters, Decided, GatewayCall, Metrics, Standing};
 pub use prober::Prober;
 pub use processor::Processor;
 pub use resolver::Resolver;
+pub use streams::{Place as StreamCursor, Streams};
 pub use tokens::{
     ADMIN, Adopted, LIVE_MAX, Scopes, Secret, Token, TokenRefusal, TokenRequest, Tokens, Unproven,
     adopt,
 };
+pub use trace::{Span, SpanKind, SpanStart, Tracer};
 pub use upkeep::{Backup, Measures, Progress, Stage, Upkeep, UpkeepError, Watch};
 pub use verify::{
     Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, is_what_its_events_say,

@@ -46,7 +46,7 @@ pub trait Random: Send + Sync {
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What a send of a payment says. Everything in it is the same on every send (invariant 6), but for
-/// `send` and `sent_at`, which are not part of the gateway's request body.
+/// `send`, `sent_at` and `traceparent`, which are not part of the gateway's request body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChargeRequest {
     /// The invoice, with its content as it was made.
@@ -63,8 +63,16 @@ pub struct ChargeRequest {
     pub send: u32,
     /// When that claim was made.
     pub sent_at: Timestamp,
-    /// W3C trace context.
+    /// W3C trace context, for a header: it differs from send to send where payd is traced.
     pub traceparent: Option<String>,
+}
+
+impl ChargeRequest {
+    /// The trace that it belongs to, for log lines.
+    #[must_use]
+    pub fn trace_id(&self) -> Option<&str> {
+        self.traceparent.as_deref()?.split('-').nth(1)
+    }
 }
 
 /// What a probe of the gateway found.
@@ -375,17 +383,23 @@ pub struct EventSlice {
     pub read_to: u64,
 }
 
-/// Figures for `payctl status`.
+/// Figures for `payctl status` and metrics. They cost what there is of open work, not what there is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tally {
     /// Open payments by state, in the order of [`crate::domain::PaymentState::ALL`].
     pub open_payments: Vec<(crate::domain::PaymentState, u64)>,
     /// REQUESTED payments whose time has come.
     pub due: u64,
-    /// Since when the oldest UNKNOWN payment is an open question.
-    pub oldest_unknown: Option<Timestamp>,
+    /// When the oldest of these was due.
+    pub due_since: Option<Timestamp>,
+    /// Since when the oldest UNKNOWN payment is open.
+    pub unknown_since: Option<Timestamp>,
     /// Invoices that an operator should look at.
     pub needs_attention: u64,
+    /// The database's file, in bytes.
+    pub database_bytes: u64,
+    /// Its write-ahead log, in bytes; 0 where there is none.
+    pub wal_bytes: u64,
 }
 
 /// Readers, beside the writer and never in its way. Calls block; they belong on a blocking thread.
@@ -423,7 +437,7 @@ pub trait Reader: Send + Sync {
     /// Where it cannot be read.
     fn events(&self, query: &EventQuery) -> Result<EventSlice, StoreError>;
 
-    /// Figures for `payctl status`.
+    /// Figures for `payctl status` and metrics.
     ///
     /// # Errors
     /// Where they cannot be read.

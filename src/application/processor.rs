@@ -49,7 +49,7 @@ impl Processor {
                 | Sent::Refused { reason }
                 | Sent::NotExecuted { reason, .. } = &outcome {
                     tracing::warn!(
-                        invoice = %request.invoice.id, payment = %request.payment, attempt = request.attempt,
+                        invoice = %request.invoice.id, payment = %request.payment, attempt = request.attempt, trace_id = request.trace_id(),
                         %reason, "the gateway did not take a payment; it will be sent again",
                     );
                 }

@@ -43,7 +43,7 @@ impl Resolver {
                 let finding = ask(gateway.as_ref(), &request, timeout).await;
                 if let Finding::Inconclusive { reason, .. } | Finding::Refused { reason } = &finding {
                     tracing::warn!(
-                        invoice = %request.invoice.id, payment = %request.payment, attempt = request.attempt,
+                        invoice = %request.invoice.id, payment = %request.payment, attempt = request.attempt, trace_id = request.trace_id(),
                         %reason, "a lookup told nothing; it will be repeated",
                     );
                 }

@@ -88,7 +88,7 @@ pub(super) async fn submit(engine: &EngineHandle, request: &ChargeRequest, comma
         {
             Ok(Outcome::Fresh(Err(refusal), _)) => {
                 tracing::warn!(
-                    invoice = %request.invoice.id, payment = %request.payment, attempt = request.attempt,
+                    invoice = %request.invoice.id, payment = %request.payment, attempt = request.attempt, trace_id = request.trace_id(),
                     epoch = request.send, %refusal, ?command, "an answer of the gateway changes nothing",
                 );
                 return;
@@ -98,7 +98,7 @@ pub(super) async fn submit(engine: &EngineHandle, request: &ChargeRequest, comma
             Err(error) => {
                 // The payment stays SENDING, its lease runs out, and it is looked up.
                 tracing::error!(
-                    invoice = %request.invoice.id, payment = %request.payment, attempt = request.attempt,
+                    invoice = %request.invoice.id, payment = %request.payment, attempt = request.attempt, trace_id = request.trace_id(),
                     %error, ?command, "an answer of the gateway could not be recorded",
                 );
                 return;

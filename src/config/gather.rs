@@ -172,7 +172,26 @@ fn flatten(
     }
 }
 
+/// What OpenTelemetry's specification names for every program, by payd's own name for it. payd's own
+/// variables win.
+const STANDARD_NAMES: [(&str, &str); 2] = [
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
+    ("OTEL_SERVICE_NAME", "telemetry.service_name"),
+];
+
 fn gather_environment(inputs: &Inputs, gathered: &mut Gathered) {
+    for (name, key) in STANDARD_NAMES {
+        let value = inputs.environment.get(OsStr::new(name));
+        // The specification has an empty one count as none.
+        let Some(value) = value.filter(|value| !value.is_empty()) else {
+            continue;
+        };
+        let origin = Origin::Environment(name.to_owned());
+        match value.to_str() {
+            Some(value) => gathered.say(key.to_owned(), Raw::Untyped(value.to_owned()), origin),
+            None => gathered.fail(origin, format!("{key}: is not UTF-8 text")),
+        }
+    }
     for (name, value) in &inputs.environment {
         let name = name.to_string_lossy();
         let Some(rest) = name.strip_prefix(ENV_PREFIX) else {

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 pub use self::origin::{ConfigError, ConfigErrors, Origin};
 pub use self::settings::{
     Gateway, GatewayKind, HttpGateway, Log, Resolver, Retry, Server, Settings, Simulator, Store,
-    TlsFiles,
+    Telemetry, TlsFiles,
 };
-pub use self::value::{Auth, BaseUrl, Listen, LogFormat, LogLevel, Pace, Rate};
+pub use self::value::{Auth, BaseUrl, CollectorUrl, Listen, LogFormat, LogLevel, Name, Pace, Rate};
 
 use self::reader::{Entry, Reader};
 use self::value::Value;

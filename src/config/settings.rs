@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::duration::format;
 use super::origin::Origin;
 use super::reader::Reader;
-use super::value::{Auth, BaseUrl, KindWord, Listen, LogFormat, LogLevel, Pace, Rate, Value};
+use super::value::{
+    Auth, BaseUrl, CollectorUrl, KindWord, Listen, LogFormat, LogLevel, Name, Pace, Rate, Value,
+};
 
 /// No wait in here is longer: far beyond any use, and far from where milliseconds would overflow.
 const LONG_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -34,6 +36,8 @@ pub struct Settings {
     pub resolver: Resolver,
     /// `[log]`
     pub log: Log,
+    /// `[telemetry]`
+    pub telemetry: Telemetry,
 }
 
 /// Where payd listens and how it stops.
@@ -148,6 +152,17 @@ pub struct Log {
     pub dir: Option<PathBuf>,
 }
 
+/// Traces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telemetry {
+    /// The collector's base URL; nothing is traced where there is none.
+    pub otlp_endpoint: Option<CollectorUrl>,
+    /// What the spans are of.
+    pub service_name: Name,
+    /// How many of the traces that begin here are sampled.
+    pub sample_ratio: Rate,
+}
+
 impl Settings {
     /// Reads them in the order in which they are shown.
     pub(super) fn read(reader: &mut Reader) -> Self {
@@ -163,6 +178,11 @@ impl Settings {
                 level: reader.get("log.level", LogLevel::default()),
                 format: reader.get("log.format", LogFormat::default()),
                 dir: reader.optional("log.dir"),
+            },
+            telemetry: Telemetry {
+                otlp_endpoint: reader.optional("telemetry.otlp_endpoint"),
+                service_name: reader.get("telemetry.service_name", Name::default()),
+                sample_ratio: reader.get("telemetry.sample_ratio", Rate::ONE),
             },
         }
     }

@@ -94,6 +94,11 @@ fn defaults_are_the_contracts() {
                 format: LogFormat::Auto,
                 dir: None
             },
+            telemetry: Telemetry {
+                otlp_endpoint: None,
+                service_name: Name::default(),
+                sample_ratio: Rate::ONE,
+            },
         }
     );
 }
@@ -476,5 +481,36 @@ fn the_sample_file_is_the_defaults() {
         if default.toml.is_some() {
             assert_eq!(said.toml, default.toml, "{}", said.key);
         }
+    }
+}
+
+#[test]
+fn the_names_that_opentelemetry_gives_its_variables_are_known() {
+    let endpoint = |case: Case| {
+        let url = case.load().settings.telemetry.otlp_endpoint;
+        url.map(|url| url.as_str().to_owned())
+    };
+    let standard = || Case::new().env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://one:4318/");
+    assert_eq!(endpoint(standard()).unwrap(), "http://one:4318");
+    let ours = standard().env("PAYD_TELEMETRY__OTLP_ENDPOINT", "http://two:4318/x");
+    assert_eq!(endpoint(ours).unwrap(), "http://two:4318/x");
+    assert_eq!(
+        endpoint(Case::new().env("OTEL_EXPORTER_OTLP_ENDPOINT", "")),
+        None
+    );
+    let named = Case::new().env("OTEL_SERVICE_NAME", "billing").load();
+    assert_eq!(named.settings.telemetry.service_name.as_str(), "billing");
+    for (url, why) in [
+        ("https://one", "plain HTTP only"),
+        ("grpc://one:4317", "not the http:// URL"),
+        ("http://user:secret@one", "not the http:// URL"),
+        ("http://one:99999", "not the http:// URL"),
+        ("one:4318", "not the http:// URL"),
+    ] {
+        let errors = Case::new().env("OTEL_EXPORTER_OTLP_ENDPOINT", url).errors();
+        assert!(
+            errors.contains(why) && !errors.contains("secret"),
+            "{errors}"
+        );
     }
 }

@@ -324,6 +324,84 @@ impl Value for BaseUrl {
     }
 }
 
+/// The base URL of a trace collector: http, without a slash at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CollectorUrl(String);
+
+impl CollectorUrl {
+    /// Such as `http://127.0.0.1:4318`; `/v1/traces` is appended to it.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Value for CollectorUrl {
+    /// A password could stand in it.
+    const ECHOED: bool = false;
+
+    fn read(raw: &Raw) -> Result<Self, String> {
+        let url = text(raw)?;
+        let wanted = || {
+            "is not the http:// URL of a collector; write such as \"http://127.0.0.1:4318\""
+                .to_owned()
+        };
+        if url.starts_with("https://") {
+            return Err("is an https:// URL, and payd sends traces over plain HTTP only: run a collector beside \
+                        it, which speaks TLS to others"
+                .to_owned());
+        }
+        let uri: hyper::Uri = url.parse().map_err(|_| wanted())?;
+        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http"));
+        let (Some(authority), false) = (authority, url.contains(['?', '#'])) else {
+            return Err(wanted());
+        };
+        let bare = authority.as_str() == authority.host() || authority.port_u16().is_some();
+        if authority.host().is_empty() || authority.as_str().contains('@') || !bare {
+            return Err(wanted());
+        }
+        Ok(Self(url.trim_end_matches('/').to_owned()))
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
+/// A name for people and dashboards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name(String);
+
+impl Name {
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Name {
+    fn default() -> Self {
+        Self("payd".to_owned())
+    }
+}
+
+impl Value for Name {
+    fn read(raw: &Raw) -> Result<Self, String> {
+        let name = text(raw)?;
+        let fits = (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic());
+        if fits {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err("is not a name; write 1 to 64 printable ASCII characters without spaces".to_owned())
+        }
+    }
+
+    fn to_toml(&self) -> String {
+        quoted(&self.0)
+    }
+}
+
 /// Which log lines are kept: a level, or the directives of `tracing_subscriber::EnvFilter`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLevel(String);

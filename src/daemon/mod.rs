@@ -7,6 +7,7 @@ mod access;
 mod commands;
 mod serve;
 mod signals;
+mod traces;
 mod upkeep;
 
 use std::process::ExitCode;

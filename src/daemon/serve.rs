@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::application::ports::{Clock, Gateway, Random, Store, StoreError};
 use crate::application::request::{Action, Outcome, Reply};
 use crate::application::{
-    App, Bus, Counters, Engine, EngineHandle, Fatal, Overview, Policy, Prober, Processor, Resolver,
+    App, Bus, Engine, EngineHandle, Fatal, Metrics, Overview, Policy, Prober, Processor, Resolver,
     Run, Surroundings, spawn,
 };
 use crate::config::{Auth, GatewayKind, Listen, LogFormat, Settings};
@@ -28,11 +28,15 @@ use crate::infrastructure::lock::{self, DatabaseLock};
 use crate::infrastructure::logging::{self, Format, Logs};
 use crate::infrastructure::random::SystemRandom;
 use crate::infrastructure::store::{SqliteReader, SqliteStore, open_writer, remove_leftovers};
+use crate::infrastructure::telemetry::{
+    Losses, MeasuredGateway, PrometheusMetrics, SpanCounts, TracedEvents,
+};
 
 use super::access;
 use super::args::SettingsArgs;
 use super::commands::{complain, fail, read_settings, say, settings, source};
 use super::signals::{self, Signals, Wish};
+use super::traces::Traces;
 
 /// How much longer a claim holds than a send may take: time to record its outcome, also when the
 /// disk is full for a while.
@@ -43,6 +47,9 @@ const CALL_MARGIN: Duration = Duration::from_secs(1);
 
 /// Lookups at once, beside the sends.
 const LOOKUPS_MAX: usize = 16;
+
+/// How long the last words may take.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 
 /// Threads for reads that block. SQLite serves a page in well under a millisecond, and the machine
 /// has few cores: more threads would only be more memory.
@@ -92,7 +99,8 @@ struct Parts {
     gateway: Arc<dyn Gateway>,
     bus: Bus,
     clock: Arc<dyn Clock>,
-    counters: Arc<Counters>,
+    metrics: Arc<dyn Metrics>,
+    traces: Traces,
     reader: SqliteReader,
     listeners: Bound,
     lock: DatabaseLock,
@@ -121,6 +129,7 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
         dir: places.log_dir.as_ref().map(|dir| dir.path.as_path()),
     })
     .map_err(fail)?;
+    logging::log_panics();
     let lock =
         lock::acquire(&places.lock(), std::process::id(), jiff::Timestamp::now()).map_err(fail)?;
     let listeners = bind(settings, places)?;
@@ -152,8 +161,26 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
     }
     let clock: Arc<dyn Clock> = Arc::new(clock);
     let bus = Bus::new(0);
-    let counters = Arc::new(Counters::default());
-    let gateway = gateway(settings, places, &clock)?;
+    let losses = Losses {
+        log_lines: logs.dropped(),
+        spans: SpanCounts::default(),
+    };
+    let source = info.source.to_string();
+    let traces = Traces::prepare(&settings.telemetry, &source, losses.spans.clone())
+        .map_err(|error| fail(format_args!("traces cannot be set up: {error}")))?;
+    let metrics: Arc<dyn Metrics> = match PrometheusMetrics::new(losses) {
+        Ok(metrics) => Arc::new(metrics),
+        Err(error) => return Err(fail(format_args!("metrics cannot be set up: {error}"))),
+    };
+    let metrics = match &traces.tracer {
+        Some(tracer) => Arc::new(TracedEvents::new(metrics, Arc::clone(tracer))),
+        None => metrics,
+    };
+    let gateway: Arc<dyn Gateway> = Arc::new(MeasuredGateway::new(
+        gateway(settings, places, &clock)?,
+        Arc::clone(&metrics),
+        traces.tracer.clone(),
+    ));
     let random = Arc::new(SystemRandom);
     access::admin_token(&mut store, places, random.as_ref(), clock.wall())
         .map_err(|error| broken(&error))?;
@@ -163,7 +190,7 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
         Arc::clone(&clock),
         random,
         bus.clone(),
-        Arc::clone(&counters) as Arc<_>,
+        Arc::clone(&metrics),
     )
     .map_err(|error| broken(&error))?;
     match engine.recover() {
@@ -186,7 +213,8 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
         gateway,
         bus,
         clock,
-        counters,
+        metrics,
+        traces,
         reader,
         listeners,
         lock,
@@ -224,7 +252,8 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         gateway,
         bus,
         clock,
-        counters,
+        metrics,
+        mut traces,
         reader,
         listeners,
         lock,
@@ -260,9 +289,11 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         bus,
         Arc::clone(&clock),
         random,
-        counters,
+        metrics,
         overview,
-    );
+    )
+    .traced(traces.tracer.clone());
+    traces.run();
     let typed = args.clone();
     let app = app.with_surroundings(Surroundings {
         gateway: Arc::clone(&gateway),
@@ -327,6 +358,7 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
             tracing::warn!(signal, "stopped at once by a second signal; what was in flight is looked up at the next start");
         }
     }
+    traces.flush().await;
     ExitCode::SUCCESS
 }
 
@@ -370,7 +402,17 @@ impl Drop for EndOnPanic {
 
 fn end(why: &str) -> ! {
     tracing::error!("{why}");
-    complain(why);
+    logging::flush();
+    // A stderr that nobody reads must not keep the process from ending.
+    let (said, wait) = std::sync::mpsc::channel();
+    let why = why.to_owned();
+    let speaker = std::thread::Builder::new().spawn(move || {
+        complain(why);
+        let _ = said.send(());
+    });
+    if speaker.is_ok() {
+        let _ = wait.recv_timeout(LAST_WORDS_MAX);
+    }
     std::process::exit(1)
 }
 

@@ -79,7 +79,7 @@ impl Payments {
             accepted: count(PaymentState::Accepted),
             unknown: count(PaymentState::Unknown),
             review: count(PaymentState::Review),
-            oldest_unknown_at: tally.oldest_unknown.map(|at| at.to_string()),
+            oldest_unknown_at: tally.unknown_since.map(|at| at.to_string()),
         }
     }
 }
@@ -213,8 +213,7 @@ mod tests {
         let payments = Payments::of(&Tally {
             open_payments: vec![(PaymentState::Unknown, 2), (PaymentState::Requested, 3)],
             due: 1,
-            oldest_unknown: None,
-            needs_attention: 0,
+            ..Tally::default()
         });
         assert_eq!(
             serde_json::to_string(&payments).unwrap(),

@@ -7,13 +7,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{HOST, HeaderValue, ORIGIN};
-use axum::http::{HeaderMap, Uri, Version};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -25,9 +25,10 @@ use super::headers;
 use super::pace::{Failures, Rates};
 use super::prefer;
 use super::problem::{Cause, Reject};
+use super::routes::Template;
 use crate::api::Code;
-use crate::application::App;
 use crate::application::request::Caller;
+use crate::application::{Answered, App, Span, SpanKind, SpanStart};
 use crate::domain::Timestamp;
 
 /// Event streams at a time (`DESIGN.md`, section 8): each reads the log after every commit.
@@ -215,16 +216,22 @@ where
     B: http_body::Body<Data = axum::body::Bytes> + Send + 'static,
     B::Error: Into<axum::BoxError>,
 {
+    let started = Instant::now();
+    let method = method_label(request.method());
     let mut request = request.map(Body::new);
     let id = match headers::request_id(request.headers()) {
         Some(id) => id.to_owned(),
         None => shared.app.new_uuid().hyphenated().to_string(),
     };
+    let mut trace = begin_trace(&shared.app, &request);
     let known = (shared.app.engine().tokens(), shared.app.wall());
     let proof = Proof::of(peer, request.headers(), shared.asks_token, known);
     let caller = Caller {
         actor: proof.actor(peer),
-        traceparent: headers::traceparent(request.headers()),
+        traceparent: match &trace {
+            Some(trace) => Some(trace.traceparent()),
+            None => headers::traceparent(request.headers()),
+        },
     };
     let span = tracing::info_span!(
         "request",
@@ -261,10 +268,66 @@ where
             tracing::warn!(status, cause, "a request was turned away");
         }
     }
+    let template = response.extensions().get::<Template>();
+    if let Some(trace) = &mut trace {
+        end_trace(trace.as_mut(), method, template.copied(), response.status());
+    }
+    shared.app.metrics().request_answered(Answered {
+        method,
+        route: template.map_or("none", |template| template.0),
+        status: response.status().as_str(),
+        took: started.elapsed(),
+    });
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(headers::X_REQUEST_ID, id);
     }
     response
+}
+
+/// Health checks and scrapes come every few seconds and lead nowhere: they are no traces.
+const UNTRACED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// The request's span, where payd is traced. What the request causes has it as its parent.
+fn begin_trace(app: &App, request: &Request) -> Option<Box<dyn Span>> {
+    let tracer = app.tracer()?;
+    if UNTRACED.contains(&request.uri().path()) {
+        return None;
+    }
+    Some(tracer.start(SpanStart {
+        kind: SpanKind::Server,
+        name: "request".into(),
+        parent: headers::traceparent(request.headers()).as_deref(),
+        at: None,
+    }))
+}
+
+/// Names and attributes as OpenTelemetry's conventions have them.
+/// Source: <https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-server>.
+fn end_trace(
+    trace: &mut dyn Span,
+    method: &'static str,
+    template: Option<Template>,
+    status: StatusCode,
+) {
+    trace.set("http.request.method", method);
+    if let Some(Template(route)) = template {
+        trace.rename(format!("{method} {route}"));
+        trace.set("http.route", route);
+    }
+    trace.set_number("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        trace.fail("server error");
+    }
+}
+
+/// A client may send any word as its method: those that payd has no route for are one.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        _ => "other",
+    }
 }
 
 /// What a browser may not do, on behalf of any page: `DESIGN.md`, section 8.

@@ -19,6 +19,7 @@ use super::problem::{Reject, both};
 use super::query::{self, PAGE_DEFAULT, PAGE_MAX, Query};
 use super::reply::json_bytes;
 use super::stream::{self, Gone, Sender};
+use crate::application::StreamCursor;
 use crate::application::ports::{EventQuery, EventSlice};
 use crate::domain::{EventType, InvoiceId};
 
@@ -120,7 +121,12 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
         }
     }
     query.limit = STREAM_SLICE;
+    let begins = match start {
+        Start::After(after) => after,
+        Start::Now => first.head,
+    };
     let follower = Follower {
+        cursor: call.app().streams().open(begins),
         call,
         head,
         media,
@@ -140,6 +146,7 @@ struct Follower {
     media: Media,
     query: EventQuery,
     left: usize,
+    cursor: StreamCursor,
     _place: StreamPlace,
 }
 
@@ -186,6 +193,7 @@ impl Follower {
             }
             let more = slice.read_to > self.query.after && slice.read_to < slice.head;
             self.query.after = slice.read_to.max(self.query.after);
+            self.cursor.moved_to(self.query.after);
             if more && !shutdown.is_cancelled() {
                 continue;
             }

@@ -56,6 +56,11 @@ pub(super) struct Route {
     handler: fn(MethodFilter) -> MethodRouter<Arc<Shared>>,
 }
 
+/// The route that answered, in the response's extensions: for what is measured by route, where the
+/// path would be a series for every invoice.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Template(pub(super) &'static str);
+
 macro_rules! routes {
     ($($verb:ident $path:literal $access:ident $handler:path;)*) => {
         /// All of them.
@@ -99,6 +104,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
         let handler = (route.handler)(route.verb.filter());
+        let template = Template(route.path);
         let guarded = match route.access {
             Access::Open => handler,
             Access::Token(scope) => {
@@ -114,6 +120,13 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
                 }))
             }
         };
+        // Outermost, so that a request that is turned away has its route as well.
+        let guarded =
+            guarded.route_layer(from_fn(move |request: Request, next: Next| async move {
+                let mut response = next.run(request).await;
+                response.extensions_mut().insert(template);
+                response
+            }));
         router = router.route(route.path, guarded);
     }
     router

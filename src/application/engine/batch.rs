@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::domain::{
     Aggregate, Command, Decision, Event, EventType, InvoiceId, InvoiceStatus, LookupPolicy,
@@ -10,6 +11,7 @@ use crate::domain::{
 use crate::failpoints;
 
 use super::super::event_log::{EventRecord, Origin};
+use super::super::metrics::{Appended, Decided};
 use super::super::ports::{ChargeRequest, Head, Queue, Store, StoreError};
 use super::super::request::{
     Action, Caller, Envelope, InvoiceView, Outcome, PaymentView, Reply, StoredAnswer, SubmitError,
@@ -39,6 +41,7 @@ pub(super) struct Batch<'e, S> {
     due: Vec<ChargeRequest>,
     lookups: Vec<ChargeRequest>,
     tokens_changed: bool,
+    requests: usize,
     wrote: bool,
     commit: failpoints::Commit,
 }
@@ -53,6 +56,10 @@ pub(super) struct Done {
     pub(super) lookups: Vec<ChargeRequest>,
     /// All of them, where some changed.
     pub(super) tokens: Option<Vec<Token>>,
+    /// Requests that it decided.
+    pub(super) requests: usize,
+    /// How long the commit took, with its sync.
+    pub(super) commit_took: Duration,
     pub(super) wrote: bool,
 }
 
@@ -65,6 +72,10 @@ pub(super) struct Line {
     payment: Option<(PaymentId, u32)>,
     traceparent: Option<String>,
     actor: Arc<str>,
+    /// The payment is decided: so, by this gateway.
+    pub(super) decided: Option<(Decided, String)>,
+    /// When its commit was over, by the wall clock, and how long that took.
+    pub(super) committed: (SystemTime, Duration),
 }
 
 /// What a decision comes to, before anybody sees it.
@@ -107,6 +118,7 @@ impl<'e, S: Store> Batch<'e, S> {
             due: Vec::new(),
             lookups: Vec::new(),
             tokens_changed: false,
+            requests: 0,
             wrote: false,
             commit: failpoints::Commit::default(),
             engine,
@@ -115,6 +127,7 @@ impl<'e, S: Store> Batch<'e, S> {
 
     /// Decides one request.
     pub(super) fn decide(&mut self, request: &Envelope) -> Result<Answered, StoreError> {
+        self.requests += 1;
         let Some(key) = &request.idempotency else {
             return Ok(self
                 .act(request)?
@@ -466,6 +479,7 @@ impl<'e, S: Store> Batch<'e, S> {
             true => Some(self.engine.store.tokens()?),
             false => None,
         };
+        let started = Instant::now();
         if self.wrote {
             self.commit.before()?;
             self.engine.store.commit()?;
@@ -481,6 +495,8 @@ impl<'e, S: Store> Batch<'e, S> {
             due: self.due,
             lookups: self.lookups,
             tokens,
+            requests: self.requests,
+            commit_took: started.elapsed(),
             wrote: self.wrote,
         })
     }
@@ -605,6 +621,8 @@ impl<'e, S: Store> Batch<'e, S> {
                 .map(|payment| (payment.id, payment.attempt)),
             traceparent: traceparent.map(str::to_owned),
             actor: Arc::clone(&caller.actor),
+            decided: decided(event),
+            committed: (SystemTime::UNIX_EPOCH, Duration::ZERO),
         };
         (record, line)
     }
@@ -667,10 +685,35 @@ impl<'e, S: Store> Batch<'e, S> {
     }
 }
 
+fn decided(event: &Event) -> Option<(Decided, String)> {
+    match event {
+        Event::PaymentSucceeded { gateway, .. } => Some((Decided::Succeeded, gateway.clone())),
+        Event::PaymentFailed {
+            gateway, failure, ..
+        } => Some((Decided::Failed(failure.kind), gateway.clone())),
+        _ => None,
+    }
+}
+
 /// Answers dropped at once: a few milliseconds of work, so that a purge never holds up payments.
 const EXPIRE_MAX: usize = 1000;
 
 impl Line {
+    /// What it is about, for those who count and trace.
+    pub(super) fn appended(&self) -> Appended<'_> {
+        Appended {
+            kind: self.kind,
+            sequence: self.sequence,
+            invoice: &self.invoice,
+            status: self.status,
+            payment: self.payment,
+            traceparent: self.traceparent.as_deref(),
+            actor: &self.actor,
+            committed_at: self.committed.0,
+            commit_took: self.committed.1,
+        }
+    }
+
     /// One line per state change, with all that connects it.
     pub(super) fn log(&self) {
         let payment = self

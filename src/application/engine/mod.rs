@@ -13,13 +13,13 @@ mod drive;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::domain::{Context, EventType, InvoiceId, LookupPolicy, RetryPolicy, Timestamp};
+use crate::domain::{Context, InvoiceId, LookupPolicy, RetryPolicy, Timestamp};
 
 use super::bus::Bus;
 use super::gate::{Closure, Gate, Shut};
-use super::metrics::{Decided, Metrics};
+use super::metrics::Metrics;
 use super::ports::{Clock, Head, Queue, Random, Store, StoreError, StoreInfo};
 use super::request::{Action, Envelope, Outcome, Reply, SubmitError};
 use super::tokens::Tokens;
@@ -506,10 +506,13 @@ impl<S: Store> Engine<S> {
     }
 
     /// Tells the world what is durable now.
-    fn publish(&mut self, done: batch::Done) {
+    fn publish(&mut self, mut done: batch::Done) {
+        let committed = (SystemTime::now(), done.commit_took);
         if done.wrote {
             self.health.set_writable(true);
             self.probe_at = None;
+            self.metrics
+                .batch_committed(done.requests, done.commit_took);
         }
         self.info.head = done.head;
         self.info.paused = done.paused;
@@ -518,11 +521,11 @@ impl<S: Store> Engine<S> {
         if let Some(tokens) = done.tokens {
             self.tokens.replace(tokens);
         }
-        for line in &done.lines {
-            match line.kind {
-                EventType::PaymentSucceeded => self.metrics.payment_decided(Decided::Succeeded),
-                EventType::PaymentFailed => self.metrics.payment_decided(Decided::Failed),
-                _ => {}
+        for line in &mut done.lines {
+            line.committed = committed;
+            self.metrics.event_appended(line.kind);
+            if let Some((decided, gateway)) = &line.decided {
+                self.metrics.payment_decided(gateway, *decided);
             }
         }
         for (claims, claimed) in [(&mut self.due, done.due), (&mut self.lookups, done.lookups)] {
@@ -542,6 +545,7 @@ impl<S: Store> Engine<S> {
     fn tell(&mut self) {
         for line in self.untold.drain(..) {
             line.log();
+            self.metrics.event_told(&line.appended());
         }
     }
 

@@ -203,6 +203,18 @@ impl Reader for SqliteReader {
                     .map_err(sort)?;
                 Ok(u64::try_from(n).unwrap_or(0))
             };
+        let earliest =
+            |connection: &Connection, sql: &str| -> Result<Option<Timestamp>, StoreError> {
+                let at: Option<i64> = connection
+                    .prepare_cached(sql)
+                    .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+                    .map_err(sort)?;
+                Ok(at.map(Timestamp::from_millis))
+            };
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        let mut wal = self.path.clone().into_os_string();
+        wal.push("-wal");
+        let (database_bytes, wal_bytes) = (size(&self.path), size(Path::new(&wal)));
         self.snapshot(|connection| {
             let mut open_payments = Vec::new();
             for state in PaymentState::ALL
@@ -225,18 +237,18 @@ impl Reader for SqliteReader {
             }
             let due = "SELECT count(*) FROM payments WHERE state = 0 AND due_at <= ?1";
             let attention = "SELECT count(*) FROM invoices WHERE needs_attention = 1";
-            // As above: in the words of the index.
-            let oldest: Option<i64> = connection
-                .prepare_cached(
-                    "SELECT min(open_since) FROM payments WHERE state IN (2, 3) AND state = 3",
-                )
-                .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-                .map_err(sort)?;
+            let due_since = "SELECT min(due_at) FROM payments WHERE state = 0";
+            // Both conditions: the first is the partial index's own.
+            let unknown_since =
+                "SELECT min(open_since) FROM payments WHERE state IN (2, 3) AND state = 3";
             Ok(Tally {
-                oldest_unknown: oldest.map(Timestamp::from_millis),
                 open_payments,
                 due: count(connection, due, &[now.as_millis()])?,
+                due_since: earliest(connection, due_since)?.filter(|at| *at <= now),
+                unknown_since: earliest(connection, unknown_since)?,
                 needs_attention: count(connection, attention, &[])?,
+                database_bytes,
+                wal_bytes,
             })
         })
     }

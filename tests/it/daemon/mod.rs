@@ -3,4 +3,7 @@
 mod concurrency;
 mod crash;
 mod lifecycle;
+mod logs;
+mod metrics;
 mod simulator;
+mod traces;

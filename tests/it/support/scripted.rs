@@ -151,6 +151,11 @@ impl Scripted {
         command
     }
 
+    /// Where it listens.
+    pub(crate) fn url(&self) -> String {
+        self.host.clone()
+    }
+
     /// What was asked so far.
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()

@@ -4,25 +4,33 @@
 //! reaches a terminal's control. The log is not the record; that is the event log in the database. So the
 //! log never holds up a payment.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tracing::Subscriber;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::field::MakeExt;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
+mod background;
+mod clean;
+
+use background::Background;
+use clean::Field;
+
 /// Files kept, one a day: two weeks is time enough to notice, and bounds the disk.
 const FILES_MAX: usize = 14;
-/// Lines waiting for the disk; at a few hundred bytes each some megabytes.
-const FILE_LINES_WAITING_MAX: usize = 16_384;
+/// How long an end waits for lines to be written: a disk or a pipe that is stuck for longer takes them
+/// with it.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// How a line looks on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,11 +91,11 @@ pub enum LoggingError {
     Subscriber(String),
 }
 
-/// Running logs. When this is dropped, what waits for the file is written.
-#[must_use = "the log file is flushed when this is dropped"]
+/// Running logs. When this is dropped, what waits is written.
+#[must_use = "what waits is written when this is dropped"]
 pub struct Logs {
     filter: reload::Handle<EnvFilter, Registry>,
-    file: Option<(WorkerGuard, ErrorCounter)>,
+    outputs: Vec<Background>,
 }
 
 impl Logs {
@@ -103,12 +111,55 @@ impl Logs {
             .map_err(|error| LoggingError::Subscriber(error.to_string()))
     }
 
-    /// Lines that the file's disk was too slow for, since the start.
+    /// Counts lines that disk or stderr were too slow for, since the start.
     #[must_use]
-    pub fn dropped_lines(&self) -> usize {
-        self.file
-            .as_ref()
-            .map_or(0, |(_, dropped)| dropped.dropped_lines())
+    pub fn dropped(&self) -> Dropped {
+        Dropped(self.outputs.iter().map(Background::dropped).collect())
+    }
+}
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        for output in &self.outputs {
+            output.flush(FLUSH_MAX);
+        }
+    }
+}
+
+/// See [`Logs::dropped`].
+#[derive(Debug, Clone, Default)]
+pub struct Dropped(Vec<Arc<AtomicU64>>);
+
+impl Dropped {
+    /// Lines, since the start.
+    #[must_use]
+    pub fn lines(&self) -> u64 {
+        self.0.iter().map(|it| it.load(Ordering::Relaxed)).sum()
+    }
+}
+
+/// What the whole process logs to, for an end that drops nothing.
+static OUTPUTS: OnceLock<Vec<Background>> = OnceLock::new();
+
+/// From here on a panic is a line like any other: the usual words on stderr are several lines, with
+/// whatever is in them, and would wait for a stderr that nobody reads.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(
+            thread = thread.name(),
+            place,
+            "panicked: {}",
+            panic.payload_as_str().unwrap_or("no words")
+        );
+    }));
+}
+
+/// Waits, for a second at most, until what was logged is written. For an end by `exit`.
+pub fn flush() {
+    for output in OUTPUTS.get().into_iter().flatten() {
+        output.flush(FLUSH_MAX);
     }
 }
 
@@ -118,30 +169,36 @@ impl Logs {
 ///
 /// A level or directory that will not do, or a second start.
 pub fn start(options: Options<'_>) -> Result<Logs, LoggingError> {
-    // stderr is written to directly: the last line before an abort must be out, and journald or a terminal
-    // takes it at once.
-    let (subscriber, logs) = build(options, io::stderr)?;
+    let (subscriber, logs) = build(options, io::stderr())?;
     subscriber
         .try_init()
         .map_err(|error| LoggingError::Subscriber(error.to_string()))?;
+    // There is one start, so this is the first time.
+    let _ = OUTPUTS.set(logs.outputs.clone());
     Ok(logs)
 }
 
-fn build<W>(
+fn build(
     options: Options<'_>,
-    stderr: W,
-) -> Result<(impl Subscriber + Send + Sync, Logs), LoggingError>
-where
-    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
-{
+    stderr: impl io::Write + Send + 'static,
+) -> Result<(impl Subscriber + Send + Sync, Logs), LoggingError> {
     let (filter, handle) = reload::Layer::new(parse_level(options.level)?);
-    let (file_layer, file) = match options.dir {
+    let no_thread = |error: io::Error| LoggingError::Subscriber(error.to_string());
+    let mut outputs = Vec::new();
+    let file_layer = match options.dir {
         Some(dir) => {
-            let (layer, guard, dropped) = file_layer(dir)?;
-            (Some(layer), Some((guard, dropped)))
+            let file = Background::start("payd-log", file(dir)?, clean::json).map_err(no_thread)?;
+            outputs.push(file.clone());
+            Some(json_layer(file))
         }
-        None => (None, None),
+        None => None,
     };
+    let clean = match options.format {
+        Format::Text { .. } => clean::text,
+        Format::Json => clean::json,
+    };
+    let stderr = Background::start("payd-stderr", stderr, clean).map_err(no_thread)?;
+    outputs.push(stderr.clone());
     let stderr_layer = match options.format {
         Format::Text { color } => text_layer(stderr, color),
         Format::Json => json_layer(stderr),
@@ -154,7 +211,7 @@ where
         subscriber,
         Logs {
             filter: handle,
-            file,
+            outputs,
         },
     ))
 }
@@ -170,10 +227,9 @@ fn parse_level(level: &str) -> Result<EnvFilter, LoggingError> {
 
 type BoxedLayer<S> = Box<dyn Layer<S> + Send + Sync>;
 
-fn json_layer<S, W>(writer: W) -> BoxedLayer<S>
+fn json_layer<S>(writer: Background) -> BoxedLayer<S>
 where
     S: Subscriber + for<'l> LookupSpan<'l>,
-    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     tracing_subscriber::fmt::layer()
         .json()
@@ -185,17 +241,16 @@ where
         .boxed()
 }
 
-fn text_layer<S, W>(writer: W, color: bool) -> BoxedLayer<S>
+fn text_layer<S>(writer: Background, color: bool) -> BoxedLayer<S>
 where
     S: Subscriber + for<'l> LookupSpan<'l>,
-    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     // The library's own fields let line breaks through, and escapes in what is logged by Display.
     let fields = debug_fn(|writer: &mut Writer<'_>, field, value| {
         if field.name() != "message" {
             write!(writer, "{field}=")?;
         }
-        write!(OneLine(writer), "{value:?}")
+        write!(Field::new(writer), "{value:?}")
     });
     tracing_subscriber::fmt::layer()
         .compact()
@@ -206,13 +261,9 @@ where
         .boxed()
 }
 
-/// JSON lines to `payd.<date>.json`. Where the disk does not keep up, lines are dropped and counted: to
-/// wait for it would hold up payments, and stderr has every line anyway.
-fn file_layer<S>(dir: &Path) -> Result<(BoxedLayer<S>, WorkerGuard, ErrorCounter), LoggingError>
-where
-    S: Subscriber + for<'l> LookupSpan<'l>,
-{
-    let appender = RollingFileAppender::builder()
+/// `payd.<date>.json`, a new one each day, and no more of them than [`FILES_MAX`].
+fn file(dir: &Path) -> Result<RollingFileAppender, LoggingError> {
+    RollingFileAppender::builder()
         .rotation(Rotation::DAILY)
         .filename_prefix("payd")
         .filename_suffix("json")
@@ -221,38 +272,7 @@ where
         .map_err(|source| LoggingError::File {
             dir: dir.to_owned(),
             source,
-        })?;
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(FILE_LINES_WAITING_MAX)
-        .thread_name("payd-log")
-        .finish(appender);
-    let dropped = writer.error_counter();
-    Ok((json_layer(writer), guard, dropped))
-}
-
-/// Passes text on with everything escaped that could break a line or play with a terminal.
-struct OneLine<'a, 'w>(&'a mut Writer<'w>);
-
-impl fmt::Write for OneLine<'_, '_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut rest = text;
-        while let Some(at) = rest.find(is_unsafe) {
-            self.0.write_str(&rest[..at])?;
-            let mut chars = rest[at..].chars();
-            for escaped in chars.by_ref().take(1).flat_map(char::escape_default) {
-                self.0.write_char(escaped)?;
-            }
-            rest = chars.as_str();
-        }
-        self.0.write_str(rest)
-    }
-}
-
-/// Controls; line and paragraph separators; what turns the direction of writing (Unicode TR 9).
-fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        })
 }
 
 #[cfg(test)]
@@ -289,9 +309,7 @@ mod tests {
         events: impl FnOnce(&Logs),
     ) -> String {
         let captured = Captured::default();
-        let writer = captured.clone();
-        let (subscriber, logs) =
-            build(Options { level, format, dir }, move || writer.clone()).unwrap();
+        let (subscriber, logs) = build(Options { level, format, dir }, captured.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || events(&logs));
         drop(logs);
         captured.text()
@@ -367,7 +385,7 @@ mod tests {
                 for number in 0..100 {
                     tracing::info!(number, "line");
                 }
-                assert_eq!(logs.dropped_lines(), 0);
+                assert_eq!(logs.dropped().lines(), 0);
             },
         );
         let files: Vec<_> = std::fs::read_dir(dir.path())
@@ -391,6 +409,32 @@ mod tests {
     }
 
     #[test]
+    fn old_files_go_and_others_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        for day in 1..=28 {
+            let old = format!("payd.2020-02-{day:02}.json");
+            std::fs::write(dir.path().join(old), "{}\n").unwrap();
+        }
+        std::fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+        for _ in 0..3 {
+            logged("info", Format::Json, Some(dir.path()), |_| {
+                tracing::info!("line");
+            });
+        }
+        let mut files: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+            .collect();
+        files.sort();
+        assert!(files.contains(&"notes.txt".to_owned()), "{files:?}");
+        assert!(files.len() <= FILES_MAX + 1, "{files:?}");
+        assert!(
+            files.last().is_some_and(|it| it > &"payd.2026".to_owned()),
+            "{files:?}"
+        );
+    }
+
+    #[test]
     fn a_missing_directory_is_told() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "").unwrap();
@@ -400,7 +444,7 @@ mod tests {
             format: Format::Json,
             dir: Some(&missing),
         };
-        let error = build(options, io::sink).map(drop).unwrap_err();
+        let error = build(options, io::sink()).map(drop).unwrap_err();
         assert!(error.to_string().contains("file/logs"), "{error}");
     }
 }
