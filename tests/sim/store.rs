@@ -318,8 +318,16 @@ impl ModelStore {
             let failure = if crash { None } else { fault(state, call) };
             if let Some(error) = &failure {
                 state.counted.faults += 1;
-                state.sets_aside |=
-                    matches!(error, StoreError::BadRow(_) | StoreError::Constraint(_));
+                // A refused row is tried again by itself: only where that fails too is it set aside.
+                let twice = match error {
+                    StoreError::BadRow(_) => true,
+                    StoreError::Constraint(_) => {
+                        let now = state.now_ms();
+                        state.refused_ms.replace(now) == Some(now)
+                    }
+                    _ => false,
+                };
+                state.sets_aside |= twice;
                 state.tell(|| format!("  {call:?} fails: {error}"));
             }
             (crash, failure)

@@ -72,6 +72,8 @@ pub(crate) struct State {
     pub(crate) stop: bool,
     /// In this life something went wrong with a row: its invoice may be set aside until the next.
     pub(crate) sets_aside: bool,
+    /// When a row was last refused.
+    pub(crate) refused_ms: Option<i64>,
     /// Every client has had its say.
     pub(crate) clients_done: bool,
     /// All has come to rest.
@@ -163,6 +165,7 @@ impl World {
             crash: false,
             stop: false,
             sets_aside: false,
+            refused_ms: None,
             clients_done: false,
             settled: false,
             told: (false, false, false, false),
