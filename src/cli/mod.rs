@@ -13,6 +13,7 @@ mod arguments;
 mod context;
 mod watch;
 
+mod bench;
 mod completion;
 mod events;
 mod explain;
@@ -145,6 +146,7 @@ enum Command {
     Wait(wait::Arguments),
     Explain(explain::Arguments),
     Status(status::Arguments),
+    Bench(bench::Arguments),
     Completion(completion::Arguments),
 }
 
@@ -211,6 +213,7 @@ async fn run(command: Command, context: &mut Context) -> Outcome {
         Command::Wait(arguments) => Box::pin(wait::run(arguments, context)).await,
         Command::Explain(arguments) => explain::run(arguments, context).await,
         Command::Status(arguments) => status::run(arguments, context).await,
+        Command::Bench(arguments) => Box::pin(bench::run(arguments, context)).await,
         Command::Completion(arguments) => completion::run(&arguments, &mut context.out),
     }
 }
