@@ -235,6 +235,13 @@ impl BaseUrl {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it wants TLS.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        let scheme = self.0.split_once(':').map_or("", |(scheme, _)| scheme);
+        scheme.eq_ignore_ascii_case("https")
+    }
 }
 
 impl Value for BaseUrl {

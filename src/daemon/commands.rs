@@ -30,10 +30,11 @@ pub(super) fn settings(
         complain(format_args!("{errors}"));
         ExitCode::from(EXIT_USAGE)
     })?;
-    if let GatewayKind::Http(_) = loaded.settings.gateway.kind {
-        complain(
-            "gateway.kind = \"http\" is not in this version of payd; \"simulator\" is, and moves no money",
-        );
+    if let GatewayKind::Http(http) = &loaded.settings.gateway.kind
+        && http.url.is_https()
+        && !cfg!(feature = "tls")
+    {
+        complain("gateway.http.url is https, and this payd was built without the feature tls");
         return Err(ExitCode::from(EXIT_USAGE));
     }
     let given = Given {

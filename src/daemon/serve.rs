@@ -21,7 +21,7 @@ use crate::domain::{LookupPolicy, RetryPolicy};
 use crate::http::{self, Listener};
 use crate::infrastructure::clock::SystemClock;
 use crate::infrastructure::directories::Places;
-use crate::infrastructure::gateway::{Simulator, Weather};
+use crate::infrastructure::gateway::{HttpGateway, HttpOptions, Simulator, Weather};
 use crate::infrastructure::listen::{self, SocketFile};
 use crate::infrastructure::lock::{self, DatabaseLock};
 use crate::infrastructure::logging::{self, Format, Logs};
@@ -35,6 +35,9 @@ use super::signals::{Signals, Wish};
 /// How much longer a claim holds than a send may take: time to record its outcome, also when the
 /// disk is full for a while.
 const LEASE_MARGIN: Duration = Duration::from_secs(30);
+
+/// How much longer a call is waited for than the gateway itself waits.
+const CALL_MARGIN: Duration = Duration::from_secs(1);
 
 /// Lookups at once, beside the sends.
 const LOOKUPS_MAX: usize = 16;
@@ -124,7 +127,7 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
     let clock: Arc<dyn Clock> = Arc::new(clock);
     let bus = Bus::new(0);
     let counters = Arc::new(Counters::default());
-    let gateway = gateway(settings, &clock);
+    let gateway = gateway(settings, places, &clock)?;
     let random = Arc::new(SystemRandom);
     let mut engine = Engine::new(
         store,
@@ -203,7 +206,7 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
     let urls: Vec<String> = std::iter::once(file.url())
         .chain(tcp.iter().map(|(_, url)| url.clone()))
         .collect();
-    let banner = banner(&urls, &places, settings.server.auth);
+    let banner = banner(&urls, &places, &settings);
 
     let info = engine.info().clone();
     let (handle, run) = spawn(engine);
@@ -352,7 +355,7 @@ fn start_workers(
         engine: engine.clone(),
         gateway: Arc::clone(gateway),
         concurrency: settings.gateway.concurrency,
-        timeout: settings.gateway.timeout,
+        timeout: call_limit(settings),
         stop: stop.clone(),
     };
     let resolver = Resolver {
@@ -360,13 +363,13 @@ fn start_workers(
         gateway: Arc::clone(gateway),
         clock: Arc::clone(clock),
         concurrency: LOOKUPS_MAX,
-        timeout: settings.gateway.timeout,
+        timeout: call_limit(settings),
         stop: stop.clone(),
     };
     let prober = Prober {
         engine: engine.clone(),
         gateway: Arc::clone(gateway),
-        timeout: settings.gateway.timeout,
+        timeout: call_limit(settings),
         stop: stop.clone(),
     };
     tokio::spawn(async move {
@@ -374,17 +377,51 @@ fn start_workers(
     })
 }
 
-fn gateway(settings: &Settings, clock: &Arc<dyn Clock>) -> Arc<dyn Gateway> {
-    let weather = match &settings.gateway.kind {
-        GatewayKind::Simulator(simulator) => Weather {
-            latency: simulator.latency,
-            decline_ppm: simulator.decline_rate.per_million(),
-            timeout_ppm: simulator.timeout_rate.per_million(),
-            lost_ppm: simulator.lost_rate.per_million(),
-        },
-        GatewayKind::Http(_) => unreachable!("refused with the settings"),
+fn gateway(
+    settings: &Settings,
+    places: &Places,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn Gateway>, ExitCode> {
+    let http = match &settings.gateway.kind {
+        GatewayKind::Simulator(simulator) => {
+            let weather = Weather {
+                latency: simulator.latency,
+                decline_ppm: simulator.decline_rate.per_million(),
+                timeout_ppm: simulator.timeout_rate.per_million(),
+                lost_ppm: simulator.lost_rate.per_million(),
+            };
+            return Ok(Arc::new(Simulator::new(Arc::clone(clock), weather)));
+        }
+        GatewayKind::Http(http) => http,
     };
-    Arc::new(Simulator::new(Arc::clone(clock), weather))
+    let token_file = http.token_file.as_deref();
+    let token_file = token_file.map(|file| places.credential(file)).transpose();
+    let options = HttpOptions {
+        url: http.url.as_str().to_owned(),
+        token_file: token_file.map_err(fail)?,
+        lookup_lag: http.lookup_lag,
+        timeout: settings.gateway.timeout,
+        connect_timeout: settings.gateway.connect_timeout,
+        idle_max: settings.gateway.concurrency,
+    };
+    let gateway = HttpGateway::new(options).map_err(fail)?;
+    if gateway.is_open_to_the_network() {
+        tracing::warn!(
+            url = http.url.as_str(),
+            "the gateway is on another machine and its URL is not https: payments and its token cross the network in the clear"
+        );
+    }
+    Ok(Arc::new(gateway))
+}
+
+/// How long processor, resolver and prober wait for a call. The simulator has no time limit of its own. The
+/// http gateway has, and knows better what it means when it passes: whether anything was sent.
+fn call_limit(settings: &Settings) -> Duration {
+    let limit = settings.gateway.timeout;
+    match settings.gateway.kind {
+        GatewayKind::Simulator(_) => limit,
+        GatewayKind::Http(_) => limit + CALL_MARGIN,
+    }
 }
 
 fn policy(settings: &Settings, gateway: &dyn Gateway) -> Policy {
@@ -431,7 +468,7 @@ fn to_tokio(
 }
 
 /// What a newcomer wants to know: where it listens, how safe that is, and what to type next.
-fn banner(urls: &[String], places: &Places, auth: Auth) -> String {
+fn banner(urls: &[String], places: &Places, settings: &Settings) -> String {
     let mut text = format!(
         "payd {} is ready; data in {}\n",
         env!("CARGO_PKG_VERSION"),
@@ -440,14 +477,20 @@ fn banner(urls: &[String], places: &Places, auth: Auth) -> String {
     for url in urls {
         let who = if url.starts_with("unix:") {
             "who may open the file may use it"
-        } else if auth == Auth::None {
+        } else if settings.server.auth == Auth::None {
             "NO TOKEN IS ASKED FOR (--dev): every user of this machine may use it"
         } else {
             "no token is asked for yet: every user of this machine may use it"
         };
         text.push_str(&format!("  listening on {url}\n    {who}\n"));
     }
-    text.push_str("The gateway is a simulator: it moves no money. Try, in another terminal:\n");
+    let gateway = match &settings.gateway.kind {
+        GatewayKind::Simulator(_) => "a simulator: it moves no money".to_owned(),
+        GatewayKind::Http(http) => format!("{}: it moves money", http.url.as_str()),
+    };
+    text.push_str(&format!(
+        "The gateway is {gateway}. Try, in another terminal:\n"
+    ));
     // payctl finds the usual places by itself.
     let host = match urls.first() {
         Some(url) if places.socket.why == "given" => format!(" --host {url}"),

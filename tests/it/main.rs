@@ -8,6 +8,7 @@ mod support;
 
 mod api;
 mod daemon;
+mod gateway;
 mod payctl;
 
 mod engine;

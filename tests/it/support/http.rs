@@ -19,8 +19,7 @@ pub(crate) enum Host {
 
 pub(crate) trait Wire: Read + Write + Send {}
 
-impl Wire for UnixStream {}
-impl Wire for TcpStream {}
+impl<T: Read + Write + Send> Wire for T {}
 
 impl Host {
     pub(crate) fn connect(&self) -> std::io::Result<Box<dyn Wire>> {

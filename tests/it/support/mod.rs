@@ -1,5 +1,7 @@
-//! A small language for tests that look from outside: a real daemon, real sockets, and a scripted payd.
+//! A small language for tests that look from outside: a real daemon, real sockets, a scripted payd, and a
+//! scripted gateway.
 
 pub(crate) mod daemon;
 pub(crate) mod http;
 pub(crate) mod scripted;
+pub(crate) mod stub;
