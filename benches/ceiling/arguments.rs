@@ -22,6 +22,10 @@ pub(crate) struct Arguments {
 pub(crate) enum Part {
     /// payd and the sketch in turn, and their ratios (the default)
     Compare(Compare),
+    /// What has a limit rather than a ceiling: memory, starts, pages, streams, payctl
+    Limits(Limits),
+    /// The same load on a store with many invoices and on an empty one
+    Growth(Growth),
     /// Be the sketch that payd is compared with
     #[command(hide = true)]
     Sketch(Sketch),
@@ -66,6 +70,46 @@ pub(crate) struct Compare {
     /// Write all figures of all rounds there, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+/// What to measure, and how long.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Limits {
+    /// How often each side is measured where two take turns
+    #[arg(long, default_value_t = 7)]
+    pub(crate) rounds: usize,
+    /// Seconds that are measured each time
+    #[arg(long, default_value_t = 2.0)]
+    pub(crate) seconds: f64,
+    /// Seconds of the long load
+    #[arg(long, default_value_t = 30.0)]
+    pub(crate) sustained: f64,
+    /// Events in the log that a reader catches up with
+    #[arg(long, default_value_t = 600_000)]
+    pub(crate) events: u64,
+    /// The payd to measure; payctl lies beside it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) payd: Option<PathBuf>,
+}
+
+/// How large a store, and how long.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Growth {
+    /// Invoices in the full store, each PAID with three events; some 1.3 GB a million
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) invoices: u64,
+    /// Ids in no order, as clients that draw their own send them
+    #[arg(long)]
+    pub(crate) random_ids: bool,
+    /// How often each side is measured; the sides take turns
+    #[arg(long, default_value_t = 7)]
+    pub(crate) rounds: usize,
+    /// Seconds that are measured each time
+    #[arg(long, default_value_t = 2.0)]
+    pub(crate) seconds: f64,
+    /// The payd to measure
+    #[arg(long, value_name = "FILE")]
+    pub(crate) payd: Option<PathBuf>,
 }
 
 /// A kind of load.

@@ -20,7 +20,9 @@ mod arguments;
 mod compare;
 mod figures;
 mod gateway;
+mod limits;
 mod load;
+mod seed;
 mod server;
 mod sketch;
 mod wire;
@@ -34,6 +36,8 @@ fn main() {
     match arguments.part {
         None => compare::run(&arguments.compare),
         Some(Part::Compare(compare)) => compare::run(&compare),
+        Some(Part::Limits(arguments)) => limits::limits(&arguments),
+        Some(Part::Growth(arguments)) => limits::growth(&arguments),
         Some(Part::Sketch(sketch)) => sketch::run(&sketch),
         Some(Part::Gateway) => gateway::run(),
     }

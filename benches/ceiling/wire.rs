@@ -88,3 +88,8 @@ pub(crate) fn post(target: &str, kind: &str, more: &str, body: &str) -> Vec<u8> 
     )
     .into_bytes()
 }
+
+/// A GET.
+pub(crate) fn get(target: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes()
+}

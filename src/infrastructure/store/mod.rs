@@ -18,3 +18,6 @@ pub use check::SqliteCheck;
 pub use open::{DATABASE, OpenError, open_writer};
 pub use reader::SqliteReader;
 pub use writer::SqliteStore;
+
+#[cfg(test)]
+mod cost_tests;
