@@ -21,7 +21,7 @@ mod metrics;
 mod verify;
 
 pub use app::{App, Overview};
-pub use bus::Bus;
+pub use bus::{Bell, Bus};
 pub use engine::{Engine, EngineHandle, Fatal, Policy, Run, spawn};
 pub use event_log::{DecodeError, Decoded, EventRecord, chain, decode, first_digest};
 pub use gate::{Closure, Shut};

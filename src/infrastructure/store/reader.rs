@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 use crate::application::ports::{
     EventQuery, EventSlice, InvoiceQuery, InvoiceRecord, PaymentRecord, Reader, StoreError, Tally,
 };
-use crate::domain::{InvoiceId, PaymentId, PaymentState, Timestamp};
+use crate::domain::{InvoiceId, InvoiceStatus, PaymentId, PaymentState, Timestamp};
 
 use super::error::sort;
 use super::open::{OpenError, open_reader};
@@ -163,6 +163,31 @@ impl Reader for SqliteReader {
                 records.push(payment_record(row)?);
             }
             Ok(Some(records))
+        })
+    }
+
+    fn latest_payment(
+        &self,
+        invoice: &InvoiceId,
+    ) -> Result<Option<(InvoiceStatus, PaymentRecord)>, StoreError> {
+        self.with(|connection| {
+            // One statement is one snapshot.
+            let mut statement = connection
+                .prepare_cached(&format!(
+                    "{PAYMENT_WITH_INVOICE} WHERE i.id = ?1 AND p.attempt = i.attempts"
+                ))
+                .map_err(sort)?;
+            let mut found = statement.query([invoice.as_str()]).map_err(sort)?;
+            let Some(row) = found.next().map_err(sort)? else {
+                return Ok(None);
+            };
+            let (_, invoice) = rows::invoice(row)?;
+            let status = invoice.status;
+            let record = PaymentRecord {
+                invoice: invoice.content,
+                payment: rows::payment(row, INVOICE_WIDTH)?,
+            };
+            Ok(Some((status, record)))
         })
     }
 
