@@ -17,8 +17,9 @@ use super::rows::{
     self, INVOICE_WIDTH, invoice_columns, payment_columns, state_code, status_code, type_code,
 };
 
-/// Connections kept open between reads. More may be open at once; these are not closed after use.
-const IDLE_MAX: usize = 8;
+/// Connections kept open between reads: as many as the daemon has threads to read on. With fewer, a
+/// busy daemon would open one, read its schema and prepare its statements for a single look.
+const IDLE_MAX: usize = 16;
 
 /// Readers of one database.
 pub struct SqliteReader {
