@@ -34,8 +34,8 @@ complete -c payd -n "__fish_payd_needs_command" -f -a "help" -d 'Print this mess
 complete -c payd -n "__fish_payd_using_subcommand serve" -l config -d 'The settings file [default: ~/.config/payd/payd.toml, else /etc/payd/payd.toml]' -r -F
 complete -c payd -n "__fish_payd_using_subcommand serve" -l data-dir -d 'Where the database lies [default: ~/.local/share/payd]' -r -F
 complete -c payd -n "__fish_payd_using_subcommand serve" -l socket -d 'The Unix socket [default: $XDG_RUNTIME_DIR/payd/payd.sock]' -r -F
-complete -c payd -n "__fish_payd_using_subcommand serve" -l listen -d 'The TCP address, on this machine; port 0 takes a free one [default: 127.0.0.1:8080]' -r
-complete -c payd -n "__fish_payd_using_subcommand serve" -l dev -d 'No token needed over TCP: for development only'
+complete -c payd -n "__fish_payd_using_subcommand serve" -l listen -d 'The TCP address; port 0 takes a free one; not on loopback it needs TLS [default: 127.0.0.1:8080]' -r
+complete -c payd -n "__fish_payd_using_subcommand serve" -l dev -d 'No token needed over TCP, on loopback only: for development'
 complete -c payd -n "__fish_payd_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c payd -n "__fish_payd_using_subcommand config; and not __fish_seen_subcommand_from check show help" -s h -l help -d 'Print help'
 complete -c payd -n "__fish_payd_using_subcommand config; and not __fish_seen_subcommand_from check show help" -f -a "check" -d 'Read the settings and say what is wrong with them'
@@ -44,14 +44,14 @@ complete -c payd -n "__fish_payd_using_subcommand config; and not __fish_seen_su
 complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from check" -l config -d 'The settings file [default: ~/.config/payd/payd.toml, else /etc/payd/payd.toml]' -r -F
 complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from check" -l data-dir -d 'Where the database lies [default: ~/.local/share/payd]' -r -F
 complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from check" -l socket -d 'The Unix socket [default: $XDG_RUNTIME_DIR/payd/payd.sock]' -r -F
-complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from check" -l listen -d 'The TCP address, on this machine; port 0 takes a free one [default: 127.0.0.1:8080]' -r
-complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from check" -l dev -d 'No token needed over TCP: for development only'
+complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from check" -l listen -d 'The TCP address; port 0 takes a free one; not on loopback it needs TLS [default: 127.0.0.1:8080]' -r
+complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from check" -l dev -d 'No token needed over TCP, on loopback only: for development'
 complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from show" -l config -d 'The settings file [default: ~/.config/payd/payd.toml, else /etc/payd/payd.toml]' -r -F
 complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from show" -l data-dir -d 'Where the database lies [default: ~/.local/share/payd]' -r -F
 complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from show" -l socket -d 'The Unix socket [default: $XDG_RUNTIME_DIR/payd/payd.sock]' -r -F
-complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from show" -l listen -d 'The TCP address, on this machine; port 0 takes a free one [default: 127.0.0.1:8080]' -r
-complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from show" -l dev -d 'No token needed over TCP: for development only'
+complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from show" -l listen -d 'The TCP address; port 0 takes a free one; not on loopback it needs TLS [default: 127.0.0.1:8080]' -r
+complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from show" -l dev -d 'No token needed over TCP, on loopback only: for development'
 complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "check" -d 'Read the settings and say what is wrong with them'
 complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "show" -d 'Print the settings that hold, and where each came from'

@@ -7,11 +7,12 @@
 //! - `kill`: SIGKILL to the process itself: no destructor runs, nothing is flushed.
 //! - `error`: the place fails, where it can fail.
 //! - `pause`: this thread makes the file `<name>.reached` in `PAYD_FAILPOINTS_DIR`, and waits until
-//!   there is a file `<name>.go`.
+//!   there is a file `<name>.go`; then it takes the first away and goes on. Other tasks of the
+//!   runtime do not wait with it.
 //!
 //! | name | where |
 //! |---|---|
-//! | `commit.before.<kind>`, `commit.after.<kind>` | around the commit of a batch that has such a request: `create`, `pay`, `cancel`, `claim`, `settle`, `look`, `found`, `resolve`, `recover`, `pause` |
+//! | `commit.before.<kind>`, `commit.after.<kind>` | around the commit of a batch that changes something of this kind: `create`, `pay`, `cancel`, `claim`, `settle`, `look`, `found`, `resolve`, `leave`, `recover` (a lost lease, with `settle`), `pause` |
 //! | `gateway.connected` | connected, nothing written |
 //! | `gateway.mid_write` | half of the request is with the kernel |
 //! | `gateway.written` | all of the request is with the kernel |
@@ -38,7 +39,64 @@ pub const fn reach(_name: &str) -> Result<(), Failed> {
 }
 
 #[cfg(feature = "failpoints")]
-pub use armed::reach;
+pub use armed::{lease_margin, reach};
+
+/// How much longer a claim holds than a send may take. Always the one that the daemon says, but
+/// that a test of the fence behind it cannot wait for half a minute, and so says its own in
+/// `PAYD_FAILPOINTS_LEASE_MARGIN_MS`. It is no setting: a margin that is too short makes payd look up
+/// what it is still waiting for, and nobody gains by that.
+#[cfg(not(feature = "failpoints"))]
+#[must_use]
+pub const fn lease_margin(usual: std::time::Duration) -> std::time::Duration {
+    usual
+}
+
+/// What a transaction changes, for the names of the places around its commit. Without the feature
+/// it is nothing.
+#[derive(Debug, Default)]
+pub struct Commit {
+    #[cfg(feature = "failpoints")]
+    kinds: std::collections::BTreeSet<&'static str>,
+}
+
+impl Commit {
+    /// It changes something of this kind.
+    #[cfg_attr(not(feature = "failpoints"), expect(unused_variables))]
+    pub fn changes(&mut self, kind: &'static str) {
+        #[cfg(feature = "failpoints")]
+        self.kinds.insert(kind);
+    }
+
+    /// Nothing of it is durable.
+    ///
+    /// # Errors
+    /// Where a test wants the commit to fail.
+    pub fn before(&self) -> Result<(), Failed> {
+        self.reach("before")
+    }
+
+    /// All of it is durable, and nobody has been told.
+    ///
+    /// # Errors
+    /// Where a test wants the commit to seem to fail.
+    pub fn after(&self) -> Result<(), Failed> {
+        self.reach("after")
+    }
+
+    #[cfg(not(feature = "failpoints"))]
+    const fn reach(&self, _side: &str) -> Result<(), Failed> {
+        Ok(())
+    }
+
+    #[cfg(feature = "failpoints")]
+    fn reach(&self, side: &str) -> Result<(), Failed> {
+        let mut names = self
+            .kinds
+            .iter()
+            .map(|kind| format!("commit.{side}.{kind}"));
+        names.try_for_each(|name| reach(&name))
+    }
+}
 
 #[cfg(feature = "failpoints")]
 mod armed {
@@ -98,14 +156,38 @@ mod armed {
         }
     }
 
+    /// See [`super::lease_margin`].
+    ///
+    /// # Panics
+    /// Where it is not a number.
+    #[must_use]
+    pub fn lease_margin(usual: Duration) -> Duration {
+        let said = std::env::var("PAYD_FAILPOINTS_LEASE_MARGIN_MS").ok();
+        said.map_or(usual, |ms| {
+            Duration::from_millis(ms.parse().expect("a margin is a number of milliseconds"))
+        })
+    }
+
     fn pause(name: &str) {
+        let multi_thread = tokio::runtime::Handle::try_current()
+            .is_ok_and(|it| it.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread);
+        if multi_thread {
+            // Else what this thread has woken would wait with it.
+            tokio::task::block_in_place(|| wait(name));
+        } else {
+            wait(name);
+        }
+    }
+
+    fn wait(name: &str) {
         let dir = PathBuf::from(std::env::var_os("PAYD_FAILPOINTS_DIR").unwrap_or_default());
-        let reached = std::fs::write(dir.join(format!("{name}.reached")), b"");
-        reached.expect("PAYD_FAILPOINTS_DIR can be written");
+        let reached = dir.join(format!("{name}.reached"));
+        std::fs::write(&reached, b"").expect("PAYD_FAILPOINTS_DIR can be written");
         let go = dir.join(format!("{name}.go"));
         while !go.exists() {
             std::thread::sleep(Duration::from_millis(2));
         }
+        std::fs::remove_file(reached).expect("PAYD_FAILPOINTS_DIR can be written");
     }
 
     fn points() -> &'static Mutex<HashMap<String, Point>> {

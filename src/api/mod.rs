@@ -8,8 +8,10 @@ mod event;
 mod invoice;
 mod payment;
 mod problem;
+mod token;
 
 pub use event::{Event, EventPage};
 pub use invoice::{Invoice, InvoicePage};
 pub use payment::{Failure, Payment, PaymentPage};
 pub use problem::{Code, FieldError, Problem};
+pub use token::{NewToken, Scope, Token, TokenPage};

@@ -114,6 +114,18 @@ impl App {
         self.clock.now()
     }
 
+    /// What the wall clock says; see [`Clock::wall`].
+    #[must_use]
+    pub fn wall(&self) -> Timestamp {
+        self.clock.wall()
+    }
+
+    /// Chance, for what must not be guessed.
+    #[must_use]
+    pub fn random(&self) -> &dyn Random {
+        self.random.as_ref()
+    }
+
     /// What payd has counted.
     #[must_use]
     pub fn counters(&self) -> &Counters {

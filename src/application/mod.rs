@@ -12,6 +12,8 @@ mod event_log;
 mod gate;
 mod working_set;
 
+mod tokens;
+
 mod prober;
 mod processor;
 mod resolver;
@@ -29,5 +31,9 @@ pub use metrics::{Counters, Decided, Metrics};
 pub use prober::Prober;
 pub use processor::Processor;
 pub use resolver::Resolver;
+pub use tokens::{
+    ADMIN, Adopted, LIVE_MAX, Scopes, Secret, Token, TokenRefusal, TokenRequest, Tokens, Unproven,
+    adopt,
+};
 pub use verify::{Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, verify};
 pub use working_set::{Entry, WorkingSet};

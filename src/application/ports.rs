@@ -9,14 +9,23 @@ use crate::domain::{
     Finding, Invoice, InvoiceId, InvoiceStatus, Outcome, Payment, PaymentId, StoreId, Timestamp,
 };
 
+use crate::failpoints::Failed;
+
 use super::event_log::EventRecord;
 use super::request::StoredAnswer;
+use super::tokens::Token;
 use super::working_set::Entry;
 
 /// payd's time. It never goes backwards, and a jump of the wall clock does not move it.
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> Timestamp;
+
+    /// What the wall clock says, jumps and all. For what people set by it, such as the expiry of a
+    /// token; never for payments.
+    fn wall(&self) -> Timestamp {
+        self.now()
+    }
 }
 
 /// Chance.
@@ -111,6 +120,13 @@ pub enum StoreError {
     /// Anything else: nobody knows what is on disk.
     #[error("the database failed: {0}")]
     Fatal(String),
+}
+
+/// A commit that a test wants to fail: nobody knows what is on disk.
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        Self::Fatal(failed.to_string())
+    }
 }
 
 /// The end of the log.
@@ -250,6 +266,24 @@ pub trait Store: Send {
     /// Where it cannot be written.
     fn set_paused(&mut self, paused: bool) -> Result<(), StoreError>;
 
+    /// All tokens, revoked ones too, oldest first.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    fn tokens(&mut self) -> Result<Vec<Token>, StoreError>;
+
+    /// Keeps a token.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    fn add_token(&mut self, token: &Token) -> Result<(), StoreError>;
+
+    /// Revokes the token with this id, if it is not revoked yet.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    fn revoke_token(&mut self, id: &str, at: Timestamp, by: &str) -> Result<(), StoreError>;
+
     /// Makes it durable. When this returns `Ok`, it survives a power cut.
     ///
     /// # Errors
@@ -304,6 +338,8 @@ pub struct EventQuery {
     pub invoice: Option<InvoiceId>,
     /// At most so many.
     pub limit: usize,
+    /// No more once there are so many bytes of them; one there is in any case.
+    pub bytes: Option<usize>,
 }
 
 /// Events as they were stored.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{Command, Outcome as Sent};
+use crate::failpoints;
 
 use super::engine::EngineHandle;
 use super::ports::{ChargeRequest, Gateway};
@@ -66,6 +67,13 @@ impl Processor {
 }
 
 async fn send(gateway: &dyn Gateway, request: &ChargeRequest, timeout: Duration) -> Sent {
+    if request.send > 1
+        && let Err(failed) = failpoints::reach("resend.before")
+    {
+        return Sent::NotSent {
+            reason: failed.to_string(),
+        };
+    }
     match tokio::time::timeout(timeout, gateway.charge(request)).await {
         Ok(outcome) => outcome,
         Err(_) => Sent::Unknown {

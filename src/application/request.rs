@@ -9,11 +9,13 @@ use crate::domain::{
 };
 
 use super::ports::ChargeRequest;
+use super::tokens::{Token, TokenRefusal, TokenRequest};
 
 /// Who asks, and in which context: goes into events and logs.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// `uid:1000` on the socket, `tcp` on TCP, `payd` for payd's own work.
+    /// `uid:1000` on the socket, the token's name on TCP (`tcp` where none is asked for), `payd` for
+    /// payd's own work.
     pub actor: Arc<str>,
     /// W3C trace context.
     pub traceparent: Option<String>,
@@ -57,6 +59,10 @@ pub enum Action {
     StopClaims,
     /// Stop or go on sending.
     Pause(bool),
+    /// Keep a token.
+    AddToken(TokenRequest),
+    /// Revoke the token of this name or id.
+    RevokeToken(String),
     /// Drop answers that are kept for long enough.
     ExpireAnswers {
         /// Time lived since the last time.
@@ -84,6 +90,8 @@ pub enum Reply {
     Probe,
     /// To `ExpireAnswers`: how many went. As many as go at once means that there are more.
     Expired(usize),
+    /// To those about tokens.
+    Token(Box<Result<Token, TokenRefusal>>),
     /// To the rest.
     Done,
 }

@@ -67,6 +67,7 @@ async fn claim(
         Ok(_) => Vec::new(),
         Err(error) => {
             tracing::debug!(%error, "no work could be claimed");
+            // In a fixed order, so that a simulated run depends on its seed alone.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}

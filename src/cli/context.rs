@@ -1,9 +1,11 @@
 //! What the global flags mean: where payd is, who asks, and where the output goes. Commands talk
 //! to payd through it. It never re-sends anything that has no idempotency key.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::header::HeaderValue;
@@ -39,7 +41,12 @@ impl Context {
     /// be reported through.
     pub(crate) fn new(global: &Global, out: Output) -> Result<Self, (Output, Failure)> {
         match client(global) {
-            Ok(client) => Ok(Self { out, client }),
+            Ok((client, warning)) => {
+                if let Some(warning) = warning {
+                    out.warn(&warning);
+                }
+                Ok(Self { out, client })
+            }
             Err(failure) => Err((out, failure)),
         }
     }
@@ -169,21 +176,48 @@ pub(crate) fn new_key() -> Outcome<String> {
 /// A client for a short errand of the shell's, such as completion; `None` if the flags are wrong.
 pub(crate) fn client_for(host: Option<&str>) -> Option<Client> {
     let hosts = hosts(host).ok()?;
-    let token = std::env::var_os("PAYD_TOKEN_FILE").filter(|path| !path.is_empty());
-    let authorization = match token {
-        Some(path) => Some(authorization(Path::new(&path)).ok()?),
-        None => None,
-    };
-    Some(Client::new(hosts, authorization))
+    let named = |name| std::env::var_os(name).filter(|path| !path.is_empty());
+    let token = token(named("PAYD_TOKEN_FILE").as_deref(), &hosts).ok()?;
+    let authorization = token.map(|token| token.authorization);
+    let cacert = named("PAYD_CACERT").map(PathBuf::from);
+    Some(Client::new(hosts, authorization, cacert))
 }
 
-fn client(global: &Global) -> Outcome<Client> {
+/// The client, and what is to be warned of.
+fn client(global: &Global) -> Outcome<(Client, Option<String>)> {
     let hosts = hosts(global.host.as_deref())?;
-    let authorization = match &global.token_file {
-        Some(path) if !path.is_empty() => Some(authorization(Path::new(path))?),
-        _ => None,
+    let given = |path: &Option<OsString>| path.clone().filter(|path| !path.is_empty());
+    let token = token(given(&global.token_file).as_deref(), &hosts)?;
+    let (authorization, warning) = match token {
+        Some(Token {
+            authorization,
+            warning,
+        }) => (Some(authorization), warning),
+        None => (None, None),
     };
-    Ok(Client::new(hosts, authorization))
+    let cacert = given(&global.cacert).map(PathBuf::from);
+    Ok((Client::new(hosts, authorization, cacert), warning))
+}
+
+/// The token to show, if there is one. None goes to a socket, which asks for none, or over a network
+/// in the clear; and the admin's own goes nowhere but to this machine.
+fn token(file: Option<&OsStr>, hosts: &Hosts) -> Outcome<Option<Token>> {
+    let Hosts::Named(host @ Host::Tcp { .. }) = hosts else {
+        return Ok(None);
+    };
+    match file {
+        Some(_) if host.is_in_the_clear() => Err(Failure::usage(format!(
+            "the token would cross the network to {host} in the clear"
+        ))
+        .with_tip("use https://, or http:// on this machine only")),
+        Some(file) => read_token(Path::new(file)).map(Some),
+        None if host.is_on_this_machine() => {
+            let places = Environment::read().tokens();
+            // What cannot be read is as good as absent: payd says whether one is needed.
+            Ok(places.iter().find_map(|path| read_token(path).ok()))
+        }
+        None => Ok(None),
+    }
 }
 
 fn hosts(host: Option<&str>) -> Outcome<Hosts> {
@@ -197,32 +231,51 @@ fn hosts(host: Option<&str>) -> Outcome<Hosts> {
     }
 }
 
-/// The header with the token. No message of it holds any of the file's content.
-fn authorization(path: &Path) -> Outcome<HeaderValue> {
+/// The header with a token, and what is to be said about its file.
+struct Token {
+    authorization: HeaderValue,
+    warning: Option<String>,
+}
+
+/// Reads a token. No message of it holds any of the file's content.
+fn read_token(path: &Path) -> Outcome<Token> {
     let mut text = String::new();
-    let opened =
-        File::open(path).and_then(|file| file.take(TOKEN_BYTES_MAX).read_to_string(&mut text));
-    if let Err(error) = opened {
+    let opened = File::open(path).and_then(|file| {
+        let mode = file.metadata()?.permissions().mode();
+        file.take(TOKEN_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(mode)
+    });
+    let mode = opened.map_err(|error| {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied => Exit::NotAllowed,
             _ => Exit::Usage,
         };
         let message = format!("the token file {} cannot be read: {error}", path.display());
-        return Err(Failure::own(exit, message));
-    }
+        Failure::own(exit, message)
+    })?;
     let token = text.trim();
     let printable = token.bytes().all(|byte| byte.is_ascii_graphic());
     let header = HeaderValue::from_str(&format!("Bearer {token}"));
-    match header {
-        Ok(mut header) if printable && !token.is_empty() => {
-            header.set_sensitive(true);
-            Ok(header)
+    let mut authorization = match header {
+        Ok(header) if printable && !token.is_empty() => header,
+        _ => {
+            return Err(Failure::usage(format!(
+                "the token file {} does not hold a token, which is one word",
+                path.display()
+            )));
         }
-        _ => Err(Failure::usage(format!(
-            "the token file {} does not hold a token, which is one word",
+    };
+    authorization.set_sensitive(true);
+    let warning = (mode & 0o077 != 0).then(|| {
+        format!(
+            "others may read the token file {}: chmod 600 it",
             path.display()
-        ))),
-    }
+        )
+    });
+    Ok(Token {
+        authorization,
+        warning,
+    })
 }
 
 /// A query of names and values, with its `?`; nothing if there are none.

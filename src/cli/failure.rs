@@ -190,8 +190,8 @@ impl Failure {
                 }
                 if problem.code == Code::Unauthenticated.as_str() {
                     more.push(
-                        "tip: give --token-file, or use the socket; payd wrote an admin token to \
-                         the file `token` in its data directory"
+                        "tip: give --token-file or PAYD_TOKEN_FILE, or use the socket; payd wrote \
+                         the admin's token to the file `token` in its data directory"
                             .to_owned(),
                     );
                 }
@@ -203,6 +203,10 @@ impl Failure {
                         "tip: start it with `payd serve`, or say where it is with --host or PAYD_HOST"
                     }
                     Error::Connect { .. } => "tip: is it running? `payd serve` starts it",
+                    #[cfg(feature = "tls")]
+                    Error::Untrusted { .. } => {
+                        "tip: --cacert names the certificates to trust; http:// has none"
+                    }
                     Error::Denied { .. } => {
                         "tip: join the group that owns the socket, or use http:// and --token-file"
                     }

@@ -21,6 +21,7 @@ mod invoice;
 mod pay;
 mod payment;
 mod status;
+mod token;
 mod wait;
 
 use std::ffi::OsString;
@@ -85,7 +86,7 @@ struct Arguments {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    /// Where payd listens: unix:///path/payd.sock or http://127.0.0.1:8080
+    /// Where payd listens: unix:///path/payd.sock, http://127.0.0.1:8080 or https://name
     ///
     /// Without it: the first of $RUNTIME_DIRECTORY/payd.sock, $XDG_RUNTIME_DIR/payd/payd.sock,
     /// /run/payd/payd.sock and $XDG_DATA_HOME/payd/payd.sock that is there.
@@ -100,6 +101,9 @@ struct Global {
     host: Option<String>,
 
     /// A file with the token for TCP; the socket needs none
+    ///
+    /// Without it, for a payd on this machine: the admin's, which payd keeps as `token` in its data
+    /// directory. No token is sent to another machine without TLS.
     #[arg(
         long,
         global = true,
@@ -109,6 +113,17 @@ struct Global {
         value_hint = ValueHint::FilePath
     )]
     token_file: Option<OsString>,
+
+    /// A file with the certificates to trust over https://, in place of this machine's
+    #[arg(
+        long,
+        global = true,
+        env = "PAYD_CACERT",
+        hide_env_values = true,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath
+    )]
+    cacert: Option<OsString>,
 
     /// How to print
     #[arg(
@@ -147,6 +162,7 @@ enum Command {
     Explain(explain::Arguments),
     Status(status::Arguments),
     Bench(bench::Arguments),
+    Token(token::Arguments),
     Completion(completion::Arguments),
 }
 
@@ -195,7 +211,7 @@ fn parse(command: clap::Command, args: &[OsString]) -> Result<Arguments, clap::E
     };
     read(command.clone()).map_err(|error| {
         // What the environment gave stands in clap's usage line as if it were required.
-        let typed_only = ["host", "token_file"]
+        let typed_only = ["host", "token_file", "cacert"]
             .into_iter()
             .fold(command, |command, name| {
                 command.mut_arg(name, |arg| arg.env(None::<&str>))
@@ -214,6 +230,7 @@ async fn run(command: Command, context: &mut Context) -> Outcome {
         Command::Explain(arguments) => explain::run(arguments, context).await,
         Command::Status(arguments) => status::run(arguments, context).await,
         Command::Bench(arguments) => Box::pin(bench::run(arguments, context)).await,
+        Command::Token(arguments) => token::run(arguments, context).await,
         Command::Completion(arguments) => completion::run(&arguments, &mut context.out),
     }
 }

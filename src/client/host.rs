@@ -13,18 +13,38 @@ use super::Error;
 
 /// The socket's name in whatever directory it lies.
 const SOCKET: &str = "payd.sock";
-/// HTTP's port, as in every URL without one.
+/// The admin's token in payd's data directory.
+const TOKEN: &str = "token";
+/// The ports of HTTP without and with TLS, as in every URL without one.
 const HTTP_PORT: u16 = 80;
+const HTTPS_PORT: u16 = 443;
 
 /// One place where payd listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Host {
     Unix(PathBuf),
-    Tcp { name: String, port: u16 },
+    Tcp { name: String, port: u16, tls: bool },
 }
 
 impl Host {
-    /// Reads `unix:///path` or `http://name:port`. The error says what would be right.
+    /// Whether what is sent there could be read on the way: over a network, without TLS.
+    pub(crate) fn is_in_the_clear(&self) -> bool {
+        matches!(self, Host::Tcp { tls: false, .. }) && !self.is_on_this_machine()
+    }
+
+    /// Whether it is this machine's, by its name alone.
+    pub(crate) fn is_on_this_machine(&self) -> bool {
+        match self {
+            Host::Unix(_) => true,
+            Host::Tcp { name, .. } => {
+                let address = name.parse::<std::net::IpAddr>();
+                name.eq_ignore_ascii_case("localhost")
+                    || address.is_ok_and(|address| address.is_loopback())
+            }
+        }
+    }
+
+    /// Reads `unix:///path`, `http://name:port` or `https://name:port`. The error says what would be right.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix://") {
             if !path.starts_with('/') {
@@ -37,12 +57,14 @@ impl Host {
         if text.starts_with('/') {
             return Ok(Host::Unix(PathBuf::from(text)));
         }
-        if text.starts_with("https://") {
-            return Err(
-                "https is not supported yet: use http:// on the same machine, or the socket".into(),
-            );
-        }
-        let Some(authority) = text.strip_prefix("http://") else {
+        let (tls, authority) = match text.strip_prefix("https://") {
+            Some(_) if !cfg!(feature = "tls") => {
+                return Err("this payctl was built without TLS: use http:// on the same machine, or the socket".into());
+            }
+            Some(authority) => (true, Some(authority)),
+            None => (false, text.strip_prefix("http://")),
+        };
+        let Some(authority) = authority else {
             return Err("a host is unix:///run/payd/payd.sock or http://127.0.0.1:8080".to_owned());
         };
         let authority = authority.strip_suffix('/').unwrap_or(authority);
@@ -54,6 +76,7 @@ impl Host {
                 let port = port.parse::<u16>().ok().filter(|port| *port > 0);
                 (name, port.ok_or("a port is a number from 1 to 65535")?)
             }
+            _ if tls => (authority, HTTPS_PORT),
             _ => (authority, HTTP_PORT),
         };
         let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
@@ -74,6 +97,7 @@ impl Host {
         Ok(Host::Tcp {
             name: name.to_owned(),
             port,
+            tls,
         })
     }
 }
@@ -82,8 +106,10 @@ impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Host::Unix(path) => write!(f, "unix://{}", path.display()),
-            Host::Tcp { name, port } if name.contains(':') => write!(f, "http://[{name}]:{port}"),
-            Host::Tcp { name, port } => write!(f, "http://{name}:{port}"),
+            Host::Tcp { name, port, tls } => {
+                let scheme = if *tls { "https" } else { "http" };
+                write!(f, "{scheme}://{}", authority(name, *port))
+            }
         }
     }
 }
@@ -135,12 +161,17 @@ impl Hosts {
     /// The `Host` header.
     pub(super) fn authority(&self) -> String {
         match self {
-            Hosts::Named(Host::Tcp { name, port }) if name.contains(':') => {
-                format!("[{name}]:{port}")
-            }
-            Hosts::Named(Host::Tcp { name, port }) => format!("{name}:{port}"),
+            Hosts::Named(Host::Tcp { name, port, .. }) => authority(name, *port),
             _ => "localhost".to_owned(),
         }
+    }
+}
+
+fn authority(name: &str, port: u16) -> String {
+    if name.contains(':') {
+        format!("[{name}]:{port}")
+    } else {
+        format!("{name}:{port}")
     }
 }
 
@@ -189,6 +220,18 @@ impl Environment {
         places.dedup();
         Hosts::Usual(places)
     }
+
+    /// Where the admin's token may lie: payd's data directory, and last that of a system's payd.
+    pub(crate) fn tokens(&self) -> Vec<PathBuf> {
+        let mut places = Vec::new();
+        if let Some(directory) = first(self.state_directory.as_ref()) {
+            places.push(directory.join(TOKEN));
+        } else if let Some(directory) = &self.xdg_data {
+            places.push(directory.join("payd").join(TOKEN));
+        }
+        places.push(Path::new("/var/lib/payd").join(TOKEN));
+        places
+    }
 }
 
 fn first(list: Option<&OsString>) -> Option<PathBuf> {
@@ -205,6 +248,12 @@ mod tests {
         let tcp = |name: &str, port| Host::Tcp {
             name: name.to_owned(),
             port,
+            tls: false,
+        };
+        let tls = |name: &str, port| Host::Tcp {
+            name: name.to_owned(),
+            port,
+            tls: true,
         };
         let cases = [
             (
@@ -217,16 +266,35 @@ mod tests {
             ("http://[::1]:8080", tcp("::1", 8080)),
             ("http://[::1]", tcp("::1", 80)),
             ("http://payd", tcp("payd", 80)),
+            ("https://payd.example", tls("payd.example", 443)),
+            ("https://[::1]:8443", tls("::1", 8443)),
         ];
         for (text, host) in cases {
             assert_eq!(Host::parse(text), Ok(host), "{text}");
+        }
+        for (text, clear) in [
+            ("http://127.0.0.1:1", false),
+            ("http://127.9.9.9:1", false),
+            ("http://[::1]:1", false),
+            ("http://LOCALHOST:1", false),
+            ("/tmp/p.sock", false),
+            ("https://payd.example", false),
+            ("http://payd.example", true),
+            ("http://localhost.example", true),
+            ("http://10.0.0.1:1", true),
+        ] {
+            assert_eq!(
+                Host::parse(text).unwrap().is_in_the_clear(),
+                clear,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn anything_else_is_refused_with_what_would_be_right() {
         let cases = [
-            ("https://127.0.0.1:8080", "not supported yet"),
+            ("https://", "nothing more"),
             ("unix://run/payd.sock", "starts with /"),
             ("127.0.0.1:8080", "http://127.0.0.1:8080"),
             ("http://", "nothing more"),

@@ -7,6 +7,8 @@
 
 mod host;
 mod lines;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::io;
 use std::path::PathBuf;
@@ -51,6 +53,10 @@ pub(crate) enum Error {
     /// Nobody takes connections there.
     #[error("payd cannot be reached at {host}: {source}")]
     Connect { host: String, source: io::Error },
+    /// It takes connections, and does not show that it is the one.
+    #[cfg(feature = "tls")]
+    #[error("no secure connection to payd at {host}: {source}")]
+    Untrusted { host: String, source: io::Error },
     /// The connection ended before the answer.
     #[error("the connection to payd at {host} broke: {reason}")]
     Broken {
@@ -68,6 +74,8 @@ impl Error {
     pub(crate) fn may_have_arrived(&self) -> bool {
         match self {
             Error::Absent { .. } | Error::Denied { .. } | Error::Connect { .. } => false,
+            #[cfg(feature = "tls")]
+            Error::Untrusted { .. } => false,
             Error::Broken {
                 may_have_arrived, ..
             } => *may_have_arrived,
@@ -127,6 +135,15 @@ impl Request {
         }
     }
 
+    /// A POST without a key, of which nothing is kept and which must not be sent again.
+    pub(crate) fn post_once(target: impl Into<String>, body: impl Into<Bytes>) -> Self {
+        Self {
+            method: Method::POST,
+            body: body.into(),
+            ..Self::get(target)
+        }
+    }
+
     /// The same, with lines of JSON in and out.
     pub(crate) fn ndjson(mut self) -> Self {
         self.accept = NDJSON;
@@ -174,15 +191,22 @@ pub(crate) enum Streamed {
 pub(crate) struct Client {
     hosts: Hosts,
     authorization: Option<HeaderValue>,
+    cacert: Option<PathBuf>,
     idle: Option<SendRequest<Full<Bytes>>>,
 }
 
 impl Client {
-    /// A client of the given places. Nothing is opened yet.
-    pub(crate) fn new(hosts: Hosts, authorization: Option<HeaderValue>) -> Self {
+    /// A client of the given places, which trusts the certificates in `cacert` over TLS, or those
+    /// that this machine trusts. Nothing is opened yet.
+    pub(crate) fn new(
+        hosts: Hosts,
+        authorization: Option<HeaderValue>,
+        cacert: Option<PathBuf>,
+    ) -> Self {
         Self {
             hosts,
             authorization,
+            cacert,
             idle: None,
         }
     }
@@ -197,7 +221,11 @@ impl Client {
 
     /// Another client of the same payd, for a second connection.
     pub(crate) fn another(&self) -> Self {
-        Self::new(self.hosts.clone(), self.authorization.clone())
+        Self::new(
+            self.hosts.clone(),
+            self.authorization.clone(),
+            self.cacert.clone(),
+        )
     }
 
     /// Sends a request and reads its answer, whatever its status.
@@ -371,14 +399,17 @@ impl Client {
                 }
                 Err(source) => return Err(refused(&host, source)),
             },
-            Host::Tcp { name, port } => {
+            Host::Tcp { name, port, tls } => {
                 let connected =
                     timeout(CONNECT_TIMEOUT, TcpStream::connect((name.as_str(), *port))).await;
                 match connected {
                     Ok(Ok(stream)) => {
                         // Requests are small and each waits for its answer.
                         let _ = stream.set_nodelay(true);
-                        handshake(&host, stream).await?
+                        match tls {
+                            false => handshake(&host, stream).await?,
+                            true => self.secured(&host, name, stream).await?,
+                        }
                     }
                     Ok(Err(source)) => return Err(refused(&host, source)),
                     Err(_) => return Err(refused(&host, io::ErrorKind::TimedOut.into())),
@@ -386,6 +417,36 @@ impl Client {
             }
         };
         Ok((host, sender))
+    }
+
+    /// The same over TLS, in the time that connecting has.
+    #[cfg(feature = "tls")]
+    async fn secured(
+        &self,
+        host: &Host,
+        name: &str,
+        stream: TcpStream,
+    ) -> Result<SendRequest<Full<Bytes>>, Error> {
+        let secured = tls::secure(stream, name, self.cacert.as_deref());
+        match timeout(CONNECT_TIMEOUT, secured).await {
+            Ok(Ok(stream)) => handshake(host, stream).await,
+            Ok(Err(source)) => Err(Error::Untrusted {
+                host: host.to_string(),
+                source,
+            }),
+            Err(_) => Err(refused(host, io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    /// A host with TLS is refused before.
+    #[cfg(not(feature = "tls"))]
+    async fn secured(
+        &self,
+        host: &Host,
+        _: &str,
+        _: TcpStream,
+    ) -> Result<SendRequest<Full<Bytes>>, Error> {
+        Err(refused(host, io::ErrorKind::Unsupported.into()))
     }
 }
 

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 pub use self::origin::{ConfigError, ConfigErrors, Origin};
 pub use self::settings::{
     Gateway, GatewayKind, HttpGateway, Log, Resolver, Retry, Server, Settings, Simulator, Store,
+    TlsFiles,
 };
-pub use self::value::{Auth, BaseUrl, Listen, LogFormat, LogLevel, Rate};
+pub use self::value::{Auth, BaseUrl, Listen, LogFormat, LogLevel, Pace, Rate};
 
 use self::reader::{Entry, Reader};
 use self::value::Value;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::duration::format;
 use super::origin::Origin;
 use super::reader::Reader;
-use super::value::{Auth, BaseUrl, KindWord, Listen, LogFormat, LogLevel, Rate, Value};
+use super::value::{Auth, BaseUrl, KindWord, Listen, LogFormat, LogLevel, Pace, Rate, Value};
 
 /// No wait in here is longer: far beyond any use, and far from where milliseconds would overflow.
 const LONG_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -47,6 +47,19 @@ pub struct Server {
     pub grace: Duration,
     /// Who may use the API over TCP.
     pub auth: Auth,
+    /// Certificate and key, both PEM files, where TCP is served with TLS.
+    pub tls: Option<TlsFiles>,
+    /// How often each token may be used, if that is limited.
+    pub rate: Option<Pace>,
+}
+
+/// What TLS is served with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// payd's certificate, and the chain behind it.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 /// Where payd keeps its data.
@@ -139,16 +152,7 @@ impl Settings {
     /// Reads them in the order in which they are shown.
     pub(super) fn read(reader: &mut Reader) -> Self {
         Self {
-            server: Server {
-                listen: reader.get("server.listen", Listen::default()),
-                socket: reader.optional("server.socket"),
-                grace: reader.within(
-                    "server.grace",
-                    Duration::from_secs(20),
-                    Duration::ZERO..=SHORT_MAX,
-                ),
-                auth: reader.get("server.auth", Auth::default()),
-            },
+            server: read_server(reader),
             store: Store {
                 data_dir: reader.optional("store.data_dir"),
             },
@@ -160,6 +164,66 @@ impl Settings {
                 format: reader.get("log.format", LogFormat::default()),
                 dir: reader.optional("log.dir"),
             },
+        }
+    }
+}
+
+fn read_server(reader: &mut Reader) -> Server {
+    let server = Server {
+        listen: reader.get("server.listen", Listen::default()),
+        socket: reader.optional("server.socket"),
+        grace: reader.within(
+            "server.grace",
+            Duration::from_secs(20),
+            Duration::ZERO..=SHORT_MAX,
+        ),
+        auth: reader.get("server.auth", Auth::default()),
+        tls: read_tls(reader),
+        rate: reader.optional("server.rate"),
+    };
+    let Listen::Tcp(address) = server.listen else {
+        return server;
+    };
+    if address.ip().is_loopback() {
+        return server;
+    }
+    let origin = reader.origin("server.listen");
+    if server.auth == Auth::None {
+        let message = "is \"none\", and server.listen is not a loopback address: whoever reaches it could \
+                       pay; leave it at \"token\", or listen on 127.0.0.1";
+        reader.fail(origin.clone(), "server.auth", message);
+    }
+    let files_failed = reader
+        .errors
+        .iter()
+        .any(|error| error.message.starts_with("server.tls_"));
+    if server.tls.is_none() && !files_failed {
+        let message = format!(
+            "{address} is not a loopback address, and without TLS tokens would cross the network in the \
+             clear; set server.tls_cert and server.tls_key, or write \"127.0.0.1:{}\"",
+            address.port()
+        );
+        reader.fail(origin, "server.listen", message);
+    }
+    server
+}
+
+/// Both files, or neither.
+fn read_tls(reader: &mut Reader) -> Option<TlsFiles> {
+    let cert: Option<PathBuf> = reader.optional("server.tls_cert");
+    let key: Option<PathBuf> = reader.optional("server.tls_key");
+    match (cert, key) {
+        (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+        (None, None) => None,
+        (cert, _) => {
+            let (given, missing) = match cert {
+                Some(_) => ("server.tls_cert", "server.tls_key"),
+                None => ("server.tls_key", "server.tls_cert"),
+            };
+            let message =
+                format!("is needed where {given} is set: TLS takes a certificate and its key");
+            reader.fail(reader.origin(given), missing, message);
+            None
         }
     }
 }

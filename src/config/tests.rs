@@ -64,6 +64,8 @@ fn defaults_are_the_contracts() {
                 socket: None,
                 grace: Duration::from_secs(20),
                 auth: Auth::Token,
+                tls: None,
+                rate: None,
             },
             store: Store { data_dir: None },
             gateway: Gateway {
@@ -334,6 +336,57 @@ fn all_errors_at_once_in_order() {
             "flag --listen: server.listen",
         ]
     );
+}
+
+#[test]
+fn what_others_can_reach_needs_tokens_and_tls() {
+    let case = |listen: &str, rest: &str| {
+        Case::new().file(&format!("[server]\nlisten = {listen:?}\n{rest}"))
+    };
+    let tls = "tls_cert = \"c\"\ntls_key = \"k\"\n";
+    let none = "auth = \"none\"\n";
+    for (listen, rest) in [
+        ("127.0.0.1:1", ""),
+        ("[::1]:1", none),
+        ("127.9.9.9:1", tls),
+        ("0.0.0.0:1", tls),
+        ("[::]:1", tls),
+        ("none", none),
+    ] {
+        case(listen, rest).load();
+    }
+    for (listen, rest, said) in [
+        (
+            "0.0.0.0:1",
+            "",
+            "server.listen: 0.0.0.0:1 is not a loopback address, and without TLS",
+        ),
+        ("[::]:1", "", "not a loopback"),
+        ("[::ffff:127.0.0.1]:1", "", "not a loopback"),
+        ("192.0.2.1:80", "", "or write \"127.0.0.1:80\""),
+        (
+            "192.0.2.1:80",
+            &format!("{none}{tls}"),
+            "server.auth: is \"none\"",
+        ),
+        ("192.0.2.1:80", none, "server.auth: is \"none\""),
+        (
+            "127.0.0.1:1",
+            "tls_key = \"k\"\n",
+            "server.tls_cert: is needed where server.tls_key is set",
+        ),
+        (
+            "127.0.0.1:1",
+            "tls_cert = \"c\"\n",
+            "server.tls_key: is needed",
+        ),
+    ] {
+        let errors = case(listen, rest).errors();
+        assert!(errors.contains(said), "{listen} {rest}: {errors}");
+    }
+    let mut dev = case("0.0.0.0:1", tls);
+    dev.inputs.flags.dev = true;
+    assert!(dev.errors().contains("server.auth"), "{}", dev.errors());
 }
 
 #[test]

@@ -187,7 +187,7 @@ impl Value for PathBuf {
 pub enum Listen {
     /// On the Unix socket only.
     None,
-    /// On this loopback address; port 0 takes a free one.
+    /// On this address; port 0 takes a free one.
     Tcp(SocketAddr),
 }
 
@@ -209,11 +209,6 @@ impl Value for Listen {
                     .to_owned(),
             );
         };
-        if !address.ip().is_loopback() {
-            return Err("is not a loopback address, and payd does not speak TLS yet: tokens would cross the \
-                        network in the clear; write \"127.0.0.1:8080\" and put a proxy that speaks TLS before it"
-                .to_owned());
-        }
         Ok(Self::Tcp(address))
     }
 
@@ -222,6 +217,49 @@ impl Value for Listen {
             Self::None => quoted("none"),
             Self::Tcp(address) => quoted(&address.to_string()),
         }
+    }
+}
+
+/// How many requests in which time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// Requests; 1 or more.
+    pub requests: u32,
+    /// In a second, a minute or an hour.
+    pub period: Duration,
+}
+
+impl Pace {
+    const UNITS: [(&'static str, u64); 3] = [("s", 1), ("m", 60), ("h", 3600)];
+    /// More than payd could answer.
+    const REQUESTS_MAX: u32 = 1_000_000;
+}
+
+impl Value for Pace {
+    fn read(raw: &Raw) -> Result<Self, String> {
+        let read = |text: &str| {
+            let (number, unit) = text.split_once('/')?;
+            let digits = number.bytes().all(|b| b.is_ascii_digit());
+            let requests = number.parse().ok().filter(|_| digits)?;
+            let unit = unit.trim();
+            let (_, seconds) = Self::UNITS.into_iter().find(|(name, _)| *name == unit)?;
+            (1..=Self::REQUESTS_MAX)
+                .contains(&requests)
+                .then_some(Self {
+                    requests,
+                    period: Duration::from_secs(seconds),
+                })
+        };
+        read(text(raw)?).ok_or_else(|| {
+            "is not a rate of requests; write \"100/s\", \"600/m\" or \"5000/h\"".to_owned()
+        })
+    }
+
+    fn to_toml(&self) -> String {
+        let seconds = self.period.as_secs();
+        let unit = Self::UNITS.into_iter().find(|(_, it)| *it == seconds);
+        let unit = unit.map_or("s", |(name, _)| name);
+        quoted(&format!("{}/{unit}", self.requests))
     }
 }
 

@@ -96,10 +96,10 @@ pub struct SettingsArgs {
     /// The Unix socket [default: $XDG_RUNTIME_DIR/payd/payd.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// The TCP address, on this machine; port 0 takes a free one [default: 127.0.0.1:8080]
+    /// The TCP address; port 0 takes a free one; not on loopback it needs TLS [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR|none")]
     pub listen: Option<String>,
-    /// No token needed over TCP: for development only
+    /// No token needed over TCP, on loopback only: for development
     #[arg(long)]
     pub dev: bool,
 }

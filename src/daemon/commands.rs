@@ -11,6 +11,7 @@ use crate::infrastructure::directories::{self, Given, Places, Surroundings};
 use crate::infrastructure::store::SqliteCheck;
 
 use super::EXIT_USAGE;
+use super::access;
 use super::args::{SettingsArgs, VerifyArgs};
 
 /// Settings and places; or why not, said on stderr.
@@ -56,12 +57,17 @@ pub(super) fn settings(
 
 pub(super) fn config_check(args: &SettingsArgs) -> ExitCode {
     match settings(args.config.as_deref(), args.flags()) {
-        Ok((loaded, _)) => say(match loaded.file {
-            Some(file) => format!("ok: {}\n", file.display()),
-            None => {
-                "ok: there is no settings file; flags, environment and defaults hold\n".to_owned()
+        Ok((loaded, places)) => match access::tls::load(&loaded.settings, &places) {
+            Ok(_) => say(match loaded.file {
+                Some(file) => format!("ok: {}\n", file.display()),
+                None => "ok: there is no settings file; flags, environment and defaults hold\n"
+                    .to_owned(),
+            }),
+            Err(error) => {
+                complain(error);
+                ExitCode::from(EXIT_USAGE)
             }
-        }),
+        },
         Err(code) => code,
     }
 }

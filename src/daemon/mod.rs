@@ -3,6 +3,7 @@
 
 pub mod args;
 
+mod access;
 mod commands;
 mod serve;
 mod signals;

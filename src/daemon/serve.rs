@@ -18,6 +18,7 @@ use crate::application::{
 };
 use crate::config::{Auth, GatewayKind, Listen, LogFormat, Settings};
 use crate::domain::{LookupPolicy, RetryPolicy};
+use crate::failpoints;
 use crate::http::{self, Listener};
 use crate::infrastructure::clock::SystemClock;
 use crate::infrastructure::directories::Places;
@@ -28,6 +29,7 @@ use crate::infrastructure::logging::{self, Format, Logs};
 use crate::infrastructure::random::SystemRandom;
 use crate::infrastructure::store::{SqliteReader, SqliteStore, open_writer};
 
+use super::access;
 use super::args::SettingsArgs;
 use super::commands::{complain, fail, say, settings};
 use super::signals::{Signals, Wish};
@@ -93,7 +95,15 @@ struct Parts {
 struct Bound {
     unix: std::os::unix::net::UnixListener,
     file: SocketFile,
-    tcp: Option<(std::net::TcpListener, String)>,
+    tcp: Option<Tcp>,
+}
+
+/// The TCP listener, and what is told of it.
+struct Tcp {
+    listener: std::net::TcpListener,
+    url: String,
+    #[cfg(feature = "tls")]
+    tls: Option<http::Tls>,
 }
 
 fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
@@ -129,6 +139,8 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
     let counters = Arc::new(Counters::default());
     let gateway = gateway(settings, places, &clock)?;
     let random = Arc::new(SystemRandom);
+    access::admin_token(&mut store, places, random.as_ref(), clock.wall())
+        .map_err(|error| broken(&error))?;
     let mut engine = Engine::new(
         store,
         policy(settings, gateway.as_ref()),
@@ -166,13 +178,18 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
 }
 
 fn bind(settings: &Settings, places: &Places) -> Result<Bound, ExitCode> {
+    let tls = access::tls::load(settings, places).map_err(fail)?;
     let unix = listen::bind_unix(&places.socket.path).map_err(fail)?;
     let tcp = match settings.server.listen {
         Listen::None => None,
         Listen::Tcp(address) => {
             let tcp = listen::bind_tcp(address).map_err(fail)?;
-            let url = tcp.url();
-            Some((tcp.listener, url))
+            Some(Tcp {
+                url: tcp.url(tls.is_some()),
+                listener: tcp.listener,
+                #[cfg(feature = "tls")]
+                tls,
+            })
         }
     };
     Ok(Bound {
@@ -204,7 +221,7 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
     };
     let Bound { unix, file, tcp } = listeners;
     let urls: Vec<String> = std::iter::once(file.url())
-        .chain(tcp.iter().map(|(_, url)| url.clone()))
+        .chain(tcp.iter().map(|tcp| tcp.url.clone()))
         .collect();
     let banner = banner(&urls, &places, &settings);
 
@@ -230,12 +247,18 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         overview,
     );
 
-    let listeners = match to_tokio(unix, tcp) {
-        Ok(listeners) => listeners,
+    let (listeners, tls) = match to_tokio(unix, tcp) {
+        Ok(both) => both,
         Err(error) => return fail(format_args!("a listening socket cannot be used: {error}")),
     };
     let stop = CancellationToken::new();
-    let mut server = tokio::spawn(http::serve(Arc::new(app), listeners, stop.clone()));
+    let options = access::options(&settings);
+    if !options.asks_token && settings.server.listen != Listen::None {
+        tracing::warn!(
+            "NO TOKEN IS ASKED FOR: every user of this machine may use payd over TCP (--dev, or server.auth = \"none\")"
+        );
+    }
+    let mut server = tokio::spawn(http::serve(Arc::new(app), listeners, options, stop.clone()));
     let mut workers = start_workers(&settings, &handle, &gateway, &clock, &stop);
     tokio::spawn(expire_answers(handle.clone(), stop.clone()));
 
@@ -246,7 +269,7 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         tokio::select! {
             wish = signals.next() => match wish {
                 Wish::Stop(signal) => break signal,
-                Wish::Reload => reload(args, &logs),
+                Wish::Reload => reload(args, &logs, tls.as_ref()),
             },
             _ = &mut server => return fail("the HTTP listeners stopped by themselves"),
             _ = &mut workers => return fail("the workers stopped by themselves"),
@@ -254,10 +277,16 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
     };
     tracing::info!(signal = reason, grace = ?settings.server.grace, "stopping: no new work, and what is in flight is finished");
     stop.cancel();
+    if let Err(failed) = failpoints::reach("drain.begin") {
+        return fail(failed);
+    }
     let drained = async {
         // Workers that wait for work are told that there is none; those at the gateway finish.
         let _ = handle.submit_own(Action::StopClaims).await;
         let _ = tokio::join!(&mut server, &mut workers);
+        if let Err(failed) = failpoints::reach("drain.workers_done") {
+            end(&failed.to_string());
+        }
         drop(handle);
         // The engine ends when the last who could ask it is gone, and everything asked is decided.
         let _ = engine_ended.await;
@@ -437,16 +466,17 @@ fn policy(settings: &Settings, gateway: &dyn Gateway) -> Policy {
             attention_after: settings.resolver.attention_after,
         },
         lookup_lag: gateway.lookup_lag(),
-        lease: settings.gateway.timeout + LEASE_MARGIN,
+        lease: settings.gateway.timeout + failpoints::lease_margin(LEASE_MARGIN),
         gateway: gateway.name().to_owned(),
     }
 }
 
-fn reload(args: &SettingsArgs, logs: &Logs) {
-    let Ok((loaded, _)) = settings(args.config.as_deref(), args.flags()) else {
+fn reload(args: &SettingsArgs, logs: &Logs, tls: Option<&access::tls::Source>) {
+    let Ok((loaded, places)) = settings(args.config.as_deref(), args.flags()) else {
         tracing::error!("the settings have mistakes; those that held go on holding");
         return;
     };
+    access::tls::reload(tls, &loaded.settings, &places);
     match logs.set_level(loaded.settings.log.level.as_str()) {
         Ok(()) => tracing::info!(
             level = loaded.settings.log.level.as_str(),
@@ -458,13 +488,21 @@ fn reload(args: &SettingsArgs, logs: &Logs) {
 
 fn to_tokio(
     unix: std::os::unix::net::UnixListener,
-    tcp: Option<(std::net::TcpListener, String)>,
-) -> std::io::Result<Vec<Listener>> {
+    tcp: Option<Tcp>,
+) -> std::io::Result<(Vec<Listener>, Option<access::tls::Source>)> {
     let mut listeners = vec![Listener::Unix(tokio::net::UnixListener::from_std(unix)?)];
-    if let Some((tcp, _)) = tcp {
-        listeners.push(Listener::Tcp(tokio::net::TcpListener::from_std(tcp)?));
+    let Some(tcp) = tcp else {
+        return Ok((listeners, None));
+    };
+    let listener = tokio::net::TcpListener::from_std(tcp.listener)?;
+    #[cfg(feature = "tls")]
+    if let Some(tls) = tcp.tls {
+        let (source, tls) = tokio::sync::watch::channel(tls);
+        listeners.push(Listener::Tls(listener, tls));
+        return Ok((listeners, Some(source)));
     }
-    Ok(listeners)
+    listeners.push(Listener::Tcp(listener));
+    Ok((listeners, None))
 }
 
 /// What a newcomer wants to know: where it listens, how safe that is, and what to type next.
@@ -476,11 +514,14 @@ fn banner(urls: &[String], places: &Places, settings: &Settings) -> String {
     );
     for url in urls {
         let who = if url.starts_with("unix:") {
-            "who may open the file may use it"
+            "who may open the file may use it".to_owned()
         } else if settings.server.auth == Auth::None {
-            "NO TOKEN IS ASKED FOR (--dev): every user of this machine may use it"
+            "NO TOKEN IS ASKED FOR (--dev): every user of this machine may use it".to_owned()
         } else {
-            "no token is asked for yet: every user of this machine may use it"
+            format!(
+                "a token is needed; the admin's is in {}",
+                places.token().display()
+            )
         };
         text.push_str(&format!("  listening on {url}\n    {who}\n"));
     }

@@ -168,7 +168,11 @@ async fn set_paused(mut call: Call, paused: bool) -> Result<Response, Reject> {
             Err(refusal) => refused(*refusal),
         },
     );
-    Ok(given.await?.into_response(Media::Json))
+    let given = given.await?;
+    if given.answer.status == 200 && !given.replayed {
+        tracing::info!(actor = %call.caller.actor, paused, "sending was paused or resumed");
+    }
+    Ok(given.into_response(Media::Json))
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use axum::extract::{FromRequest, Request};
 use axum::http::header::EXPECT;
 use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::auth::Proof;
 use super::context::{Identity, Shared};
 use super::headers::{self, BodyType, Media};
 use super::problem::Reject;
@@ -25,9 +27,16 @@ pub(super) const BODY_MAX: usize = 64 * 1024;
 /// A batch, in bytes (`DESIGN.md`, section 4).
 pub(super) const BATCH_BODY_MAX: usize = 1024 * 1024;
 
-/// How long a body may take to arrive: ample for 1 MiB over a bad line, and a bound on how long a
-/// client that says nothing holds its connection.
-const BODY_READ_MAX: Duration = Duration::from_secs(30);
+/// How long a body may take to arrive: just less than the request as a whole may take, so that it is
+/// this that is said.
+const BODY_READ_MAX: Duration = Duration::from_secs(9);
+
+/// A body up to which no room is asked for: most are smaller, and all connections' together are little.
+const BODY_SMALL: usize = 4 * 1024;
+
+/// How long to wait for room. Whoever has it has [`BODY_READ_MAX`], so others get none in time when many
+/// send by halves.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// How much of a body that is too large is still read, and for how long, so that a client that
 /// sends all of it before it reads sees the answer rather than a reset connection.
@@ -40,8 +49,12 @@ pub(super) struct Call {
     pub(super) shared: Arc<Shared>,
     /// Who asks.
     pub(super) caller: Caller,
+    /// What shows who asks.
+    proof: Option<Proof>,
     /// What was said, but for the body.
     pub(super) parts: Parts,
+    // Held until the request is done with its body.
+    room: Option<OwnedSemaphorePermit>,
     // A body is not Sync, and handlers lend the call out while they wait; it is never locked.
     body: Mutex<Body>,
 }
@@ -60,11 +73,14 @@ impl FromRequest<Arc<Shared>> for Call {
     async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Infallible> {
         let (parts, body) = request.into_parts();
         let identity = parts.extensions.get::<Identity>();
+        let proof = identity.map(|it| it.proof.clone());
         let caller = identity.map_or_else(Identity::nobody, |it| it.caller.clone());
         Ok(Self {
             shared: Arc::clone(shared),
             caller,
+            proof,
             parts,
+            room: None,
             body: Mutex::new(body),
         })
     }
@@ -76,9 +92,30 @@ impl Call {
         &self.shared.app
     }
 
+    /// Whether it came over the Unix socket.
+    pub(super) const fn over_unix(&self) -> bool {
+        matches!(self.proof, Some(Proof::Socket))
+    }
+
+    /// Whether who asked may still do so, for answers that take long.
+    pub(super) fn is_still_allowed(&self) -> bool {
+        let (tokens, wall) = (self.app().engine().tokens(), self.app().wall());
+        let proof = self.proof.as_ref();
+        proof.is_some_and(|proof| proof.holds(tokens, wall))
+    }
+
+    /// The `{name}` of `/admin/tokens/{name}…`, percent-decoded.
+    pub(super) fn token_name(&self) -> Option<String> {
+        self.segment(3)
+    }
+
     /// The `{id}` of `/invoices/{id}…` and `/payments/{id}…`, percent-decoded.
     fn id(&self) -> Option<String> {
-        let segment = self.parts.uri.path().split('/').nth(2)?;
+        self.segment(2)
+    }
+
+    fn segment(&self, place: usize) -> Option<String> {
+        let segment = self.parts.uri.path().split('/').nth(place)?;
         let decoded = percent_encoding::percent_decode_str(segment).decode_utf8();
         decoded.ok().map(std::borrow::Cow::into_owned)
     }
@@ -108,9 +145,11 @@ impl Call {
         let body = std::mem::take(self.body.get_mut().unwrap_or_else(PoisonError::into_inner));
         // A client that waits for leave to send its body is told no without one.
         let drains = !self.parts.headers.contains_key(EXPECT);
+        let said = http_body::Body::size_hint(&body).exact();
         let media = match headers::body_type(&self.parts.headers) {
             BodyType::Known(media) if takes.contains(&media) => media,
             BodyType::Unsaid => {
+                self.make_room(said, BODY_MAX).await?;
                 let bytes = collect(body, BODY_MAX, drains).await?;
                 if bytes.is_empty() {
                     let media = Media::Json;
@@ -129,8 +168,32 @@ impl Call {
             Media::Ndjson => BATCH_BODY_MAX,
             Media::Json | Media::EventStream => BODY_MAX,
         };
+        self.make_room(said, limit).await?;
         let bytes = collect(body, limit, drains).await?;
         Ok(Read { bytes, media })
+    }
+
+    /// Waits for room for a body that comes over TCP, as large as it says, or may be.
+    async fn make_room(&mut self, said: Option<u64>, limit: usize) -> Result<(), Reject> {
+        let size = said.map_or(limit, |said| {
+            usize::try_from(said).unwrap_or(limit).min(limit)
+        });
+        if size <= BODY_SMALL || self.over_unix() {
+            return Ok(());
+        }
+        let kib = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.shared.bodies).acquire_many_owned(kib);
+        match tokio::time::timeout(ROOM_WAIT_MAX, room).await {
+            Ok(room) => {
+                // The semaphore is never closed.
+                self.room = room.ok();
+                Ok(())
+            }
+            Err(_) => Err(Reject::unavailable(
+                "payd reads as many large bodies as it takes at a time. Nothing has happened; send it \
+                 again after Retry-After, or in smaller parts.",
+            )),
+        }
     }
 }
 

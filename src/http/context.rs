@@ -1,5 +1,5 @@
-//! What surrounds every request: who calls, under which id; what no browser may do; panics; the
-//! one log line of a failure. It knows no route.
+//! What surrounds every request: who calls, under which id; what no browser may do; how long it may
+//! take; panics; the one log line of a failure. It knows no route.
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -14,22 +15,46 @@ use axum::extract::Request;
 use axum::http::header::{HOST, HeaderValue, ORIGIN};
 use axum::http::{HeaderMap, Uri, Version};
 use axum::response::{IntoResponse, Response};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::Instrument;
 
+use super::auth::Proof;
 use super::headers;
+use super::pace::{Failures, Rates};
+use super::prefer;
 use super::problem::{Cause, Reject};
 use crate::api::Code;
 use crate::application::App;
 use crate::application::request::Caller;
+use crate::domain::Timestamp;
 
 /// Event streams at a time (`DESIGN.md`, section 8): each reads the log after every commit.
 const STREAMS_MAX: usize = 32;
 
+/// Event streams of the Unix socket that are let in though TCP has all places: an operator who looks
+/// into a flood must see something.
+const SOCKET_STREAMS_KEPT: usize = 4;
+
+/// Bodies of TCP that are read or worked on at a time, in KiB, but for small ones: half-sent ones of
+/// every connection would be half a gigabyte.
+const BODIES_KIB_MAX: usize = 4 * 1024;
+
+/// How long a request may take, until its answer begins and on top of what it asked to wait.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
+
 /// Between two lines about requests turned away.
 const COMPLAINT_PAUSE_MS: i64 = 1000;
+
+/// What is configured about requests.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Whether a token is asked for on TCP. Without, everyone who reaches the address may do everything.
+    pub asks_token: bool,
+    /// How many requests a token may make in which time, if that is limited.
+    pub rate: Option<(u32, Duration)>,
+}
 
 /// What all requests share.
 pub(super) struct Shared {
@@ -38,55 +63,119 @@ pub(super) struct Shared {
     /// Canceled when payd drains.
     pub(super) shutdown: CancellationToken,
     /// Places for event streams.
-    pub(super) streams: Arc<Semaphore>,
-    complained_at_ms: AtomicI64,
+    pub(super) streams: StreamPlaces,
+    /// Room for bodies that come over TCP, in KiB.
+    pub(super) bodies: Arc<Semaphore>,
+    /// How often each token may ask.
+    pub(super) rates: Option<Rates>,
+    /// Who failed to show who they are.
+    pub(super) failures: Failures,
+    /// Lines about those.
+    pub(super) failures_complaint: Complaint,
+    asks_token: bool,
+    complaint: Complaint,
 }
 
-impl Shared {
-    /// Puts it together.
-    pub(super) fn new(app: Arc<App>, shutdown: CancellationToken) -> Self {
+/// Places for event streams: for all, and some that are the socket's where TCP has taken all.
+pub(super) struct StreamPlaces {
+    common: Arc<Semaphore>,
+    socket: Arc<Semaphore>,
+}
+
+/// A place for an event stream, while it is held.
+pub(super) struct StreamPlace {
+    _common: Option<OwnedSemaphorePermit>,
+    _socket: Option<OwnedSemaphorePermit>,
+}
+
+impl StreamPlaces {
+    fn new() -> Self {
         Self {
-            app,
-            shutdown,
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
-            complained_at_ms: AtomicI64::new(i64::MIN),
+            common: Arc::new(Semaphore::new(STREAMS_MAX)),
+            socket: Arc::new(Semaphore::new(SOCKET_STREAMS_KEPT)),
         }
     }
 
-    /// Whether a line about a request turned away is due. All of them say the same while payd is
-    /// full, and there are many.
-    fn may_complain(&self) -> bool {
-        let now = self.app.now().as_millis();
-        let last = self.complained_at_ms.load(Ordering::Relaxed);
+    /// A place, if there is one.
+    pub(super) fn take(&self, over_unix: bool) -> Option<StreamPlace> {
+        let common = Arc::clone(&self.common).try_acquire_owned().ok();
+        let socket = match over_unix {
+            true => Arc::clone(&self.socket).try_acquire_owned().ok(),
+            false => None,
+        };
+        (common.is_some() || socket.is_some()).then_some(StreamPlace {
+            _common: common,
+            _socket: socket,
+        })
+    }
+}
+
+/// Lines that would all say the same, and come in floods: one a second.
+pub(super) struct Complaint(AtomicI64);
+
+impl Complaint {
+    const fn new() -> Self {
+        Self(AtomicI64::new(i64::MIN))
+    }
+
+    /// Whether one is due.
+    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+        let now = now.as_millis();
+        let last = self.0.load(Ordering::Relaxed);
         let due = now.saturating_sub(last) >= COMPLAINT_PAUSE_MS;
         if due {
-            self.complained_at_ms.store(now, Ordering::Relaxed);
+            self.0.store(now, Ordering::Relaxed);
         }
         due
     }
 }
 
+impl Shared {
+    /// Puts it together.
+    pub(super) fn new(app: Arc<App>, options: Options, shutdown: CancellationToken) -> Self {
+        Self {
+            app,
+            shutdown,
+            streams: StreamPlaces::new(),
+            bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
+            rates: options
+                .rate
+                .map(|(requests, period)| Rates::new(requests, period)),
+            failures: Failures::default(),
+            failures_complaint: Complaint::new(),
+            asks_token: options.asks_token,
+            complaint: Complaint::new(),
+        }
+    }
+}
+
+/// Whether payd goes by a name.
+pub(super) type Names = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// Who is at the other end of a connection.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) enum Peer {
     /// A process of this machine that may open the socket.
     Unix {
-        /// The user that it runs as.
-        uid: u32,
+        /// The user that it runs as, as events and logs name it.
+        actor: Arc<str>,
     },
     /// Anyone who can reach the address.
     Tcp {
         /// The address that the connection came in on.
         local: IpAddr,
+        /// Where it came from.
+        remote: IpAddr,
+        /// The names that the certificate is for, over TLS.
+        names: Option<Names>,
     },
 }
 
 impl Peer {
-    /// As events and logs name it.
-    pub(super) fn actor(&self) -> Arc<str> {
-        match self {
-            Self::Unix { uid } => format!("uid:{uid}").into(),
-            Self::Tcp { .. } => "tcp".into(),
+    /// A user of this machine.
+    pub(super) fn of_uid(uid: u32) -> Self {
+        Self::Unix {
+            actor: format!("uid:{uid}").into(),
         }
     }
 }
@@ -96,8 +185,10 @@ impl Peer {
 pub(super) struct Identity {
     /// Goes into events and logs.
     pub(super) caller: Caller,
-    /// Whether it came over the Unix socket.
-    pub(super) over_unix: bool,
+    /// What shows that it is they.
+    pub(super) proof: Proof,
+    /// Where it came from, over TCP.
+    pub(super) remote: Option<IpAddr>,
 }
 
 impl Identity {
@@ -115,7 +206,6 @@ pub(super) async fn answer<B>(
     shared: &Shared,
     router: Router,
     peer: &Peer,
-    actor: Arc<str>,
     request: axum::http::Request<B>,
 ) -> Response
 where
@@ -127,8 +217,10 @@ where
         Some(id) => id.to_owned(),
         None => shared.app.new_uuid().hyphenated().to_string(),
     };
+    let known = (shared.app.engine().tokens(), shared.app.wall());
+    let proof = Proof::of(peer, request.headers(), shared.asks_token, known);
     let caller = Caller {
-        actor,
+        actor: proof.actor(peer),
         traceparent: headers::traceparent(request.headers()),
     };
     let span = tracing::info_span!(
@@ -141,13 +233,18 @@ where
     );
     request.extensions_mut().insert(Identity {
         caller,
-        over_unix: matches!(peer, Peer::Unix { .. }),
+        proof,
+        remote: match peer {
+            Peer::Tcp { remote, .. } => Some(*remote),
+            Peer::Unix { .. } => None,
+        },
     });
+    let limit = REQUEST_MAX + Duration::from_secs(prefer::wait(request.headers()).unwrap_or(0));
     let guarded = async {
         if let Err(reject) = guard(&request, peer) {
             return reject.into_response();
         }
-        caught(router.oneshot(request)).await
+        within(limit, caught(router.oneshot(request))).await
     };
     let mut response = guarded.instrument(span.clone()).await;
     if response.status().is_server_error() {
@@ -157,7 +254,7 @@ where
         let status = response.status().as_u16();
         if status == Code::Internal.status() {
             tracing::error!(status, cause, "a request failed");
-        } else if shared.may_complain() {
+        } else if shared.complaint.is_due(shared.app.now()) {
             tracing::warn!(status, cause, "a request was turned away");
         }
     }
@@ -176,37 +273,56 @@ fn guard(request: &Request, peer: &Peer) -> Result<(), Reject> {
              from a server, without that header.",
         ));
     }
-    let Peer::Tcp { local } = peer else {
+    let Peer::Tcp { local, names, .. } = peer else {
         return Ok(());
     };
-    if hosts_are_ours(request.uri(), request.headers(), request.version(), *local) {
+    let ours = |host: &str| {
+        headers::host_is_ours(host, *local)
+            || names
+                .as_ref()
+                .is_some_and(|names| headers::host_name(host).is_some_and(|it| names(it)))
+    };
+    if hosts_are_ours(request.uri(), request.headers(), request.version(), ours) {
         return Ok(());
     }
     Err(Reject::new(
         Code::MisdirectedRequest,
         "payd answers only to the address that it listens on, to localhost, 127.0.0.1 and [::1]. \
-         Send one of these as Host.",
+         Send one of these as Host; over TLS, a name that its certificate is for.",
     ))
 }
 
 /// The target's authority and the Host header both count; HTTP/1.0 may go without.
-fn hosts_are_ours(uri: &Uri, headers: &HeaderMap, version: Version, local: IpAddr) -> bool {
+fn hosts_are_ours(
+    uri: &Uri,
+    headers: &HeaderMap,
+    version: Version,
+    ours: impl Fn(&str) -> bool,
+) -> bool {
     let mut said = 0;
     for host in headers.get_all(HOST) {
         said += 1;
         match host.to_str() {
-            Ok(host) if headers::host_is_ours(host.trim(), local) => {}
+            Ok(host) if ours(host.trim()) => {}
             _ => return false,
         }
     }
     let authority = uri.authority();
-    if authority.is_some_and(|it| !headers::host_is_ours(it.as_str(), local)) {
+    if authority.is_some_and(|it| !ours(it.as_str())) {
         return false;
     }
     match said {
         0 => version < Version::HTTP_11,
         1 => true,
         _ => false,
+    }
+}
+
+/// The answer, where it begins in time.
+async fn within(limit: Duration, answer: impl Future<Output = Response>) -> Response {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(response) => response,
+        Err(_) => Reject::too_slow(limit).into_response(),
     }
 }
 
@@ -268,9 +384,38 @@ mod tests {
                 headers.append(HOST, HeaderValue::from_static(host));
             }
             let uri = uri.parse().unwrap();
-            let got = hosts_are_ours(&uri, &headers, *version, local);
+            let ours = |host: &str| headers::host_is_ours(host, local);
+            let got = hosts_are_ours(&uri, &headers, *version, ours);
             assert_eq!(got, *want, "{uri} {hosts:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_come_is_given_up() {
+        let limit = Duration::from_millis(5);
+        let response = within(limit, std::future::pending()).await;
+        assert_eq!(response.status(), 503);
+        assert!(response.headers().contains_key("retry-after"));
+    }
+
+    #[test]
+    fn streams_of_tcp_leave_some_to_the_socket_and_not_more() {
+        let places = StreamPlaces::new();
+        let mut tcp: Vec<_> = (0..STREAMS_MAX)
+            .map(|_| places.take(false).unwrap())
+            .collect();
+        assert!(places.take(false).is_none());
+        let unix: Vec<_> = (0..SOCKET_STREAMS_KEPT)
+            .map(|_| places.take(true).unwrap())
+            .collect();
+        assert!(places.take(true).is_none());
+        drop(unix);
+        tcp.truncate(STREAMS_MAX / 2);
+        let half: Vec<_> = (0..STREAMS_MAX / 2)
+            .map(|_| places.take(true).unwrap())
+            .collect();
+        assert!(places.take(true).is_none() && places.take(false).is_none());
+        drop(half);
     }
 
     #[tokio::test]

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::response::Response;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::call::Call;
+use super::context::StreamPlace;
 use super::headers::{Media, accepted};
 use super::problem::{Reject, both};
 use super::query::{self, PAGE_DEFAULT, PAGE_MAX, Query};
@@ -24,9 +25,12 @@ use crate::domain::{EventType, InvoiceId};
 /// Silence on a stream before a sign of life (`DESIGN.md`, section 4).
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// Events read at a time for a stream. An event is hardly larger than the 64 KiB of the request that
-/// caused it, so this bounds a stream's memory to some MiB; it is enough to make the reads few.
+/// Events read at a time for a stream: enough to make the reads few.
 const STREAM_SLICE: usize = 64;
+
+/// And so many bytes of them, and one event more: some slices of a stream are on their way at a time,
+/// and so all streams that nobody reads hold a few MiB together.
+const STREAM_SLICE_BYTES: usize = 32 * 1024;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,14 +88,12 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
     let last = last_event_id(&call.parts.headers);
     let read = read(call.parts.uri.query(), usize::MAX);
     let (last, (start, limit, mut query)) = both(last, read)?;
-    let place = std::sync::Arc::clone(&call.shared.streams)
-        .try_acquire_owned()
-        .map_err(|_| {
-            Reject::unavailable(
-                "All places for event streams are taken. Try again after Retry-After, or read \
-                 pages: Accept: application/json.",
-            )
-        })?;
+    let place = call.shared.streams.take(call.over_unix()).ok_or_else(|| {
+        Reject::unavailable(
+            "All places for event streams are taken. Try again after Retry-After, or read \
+             pages: Accept: application/json.",
+        )
+    })?;
     if call.shared.shutdown.is_cancelled() {
         return Err(Reject::unavailable(
             "payd is shutting down. Go on from the same cursor when it is back.",
@@ -107,6 +109,7 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
         Start::Now => 0,
     };
     query.limit = if start == Start::Now { 1 } else { STREAM_SLICE };
+    query.bytes = Some(STREAM_SLICE_BYTES);
     let probe = query.clone();
     let mut first = call.app().read(move |reader| reader.events(&probe)).await?;
     match start {
@@ -137,7 +140,7 @@ struct Follower {
     media: Media,
     query: EventQuery,
     left: usize,
-    _place: OwnedSemaphorePermit,
+    _place: StreamPlace,
 }
 
 impl Follower {
@@ -166,6 +169,9 @@ impl Follower {
                     })?
                 }
             };
+            if !self.call.is_still_allowed() {
+                return Ok(());
+            }
             if !slice.events.is_empty() {
                 let bytes = self.frames(std::mem::take(&mut slice.events));
                 tokio::select! {
@@ -189,6 +195,9 @@ impl Follower {
                     () = shutdown.cancelled() => return Ok(()),
                     // Before what may be always ready: events that a filter leaves out are silence.
                     () = tokio::time::sleep_until(quiet_until) => {
+                        if !self.call.is_still_allowed() {
+                            return Ok(());
+                        }
                         sender.send(heartbeat(self.media)).await?;
                         quiet_until = Instant::now() + HEARTBEAT;
                     }
@@ -297,6 +306,7 @@ fn read(
         types,
         invoice,
         limit: 0,
+        bytes: None,
     };
     query.finish((start.unwrap_or(Start::After(0)), limit, events))
 }

@@ -159,6 +159,16 @@ pub(super) fn host_is_ours(host: &str, local: IpAddr) -> bool {
     }
 }
 
+/// The name of a Host, without its port. An address in brackets is none.
+pub(super) fn host_name(host: &str) -> Option<&str> {
+    let name = match host.split_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        Some(_) => return None,
+        None => host,
+    };
+    (!name.is_empty()).then_some(name)
+}
+
 /// A `traceparent`, where it is one (W3C Trace Context, section 3.2; version 00). What is none is
 /// passed over, as the standard asks.
 pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {

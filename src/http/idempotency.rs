@@ -100,7 +100,7 @@ fn is_kept(answer: &Answer) -> bool {
 
 /// SHA-256 over method, path with query, and body. A line feed, which neither method nor path can
 /// hold, ends each. The type of the body is part of what it means: an invoice, or a batch of one.
-fn fingerprint(call: &Call, media: Media, body: &[u8]) -> [u8; 32] {
+pub(super) fn fingerprint(call: &Call, media: Media, body: &[u8]) -> [u8; 32] {
     let mut digest = Sha256::new();
     digest.update(call.parts.method.as_str());
     digest.update(b"\n");

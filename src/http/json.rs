@@ -179,6 +179,35 @@ impl<'a> Object<'a> {
         self.parsed(name, parse)
     }
 
+    /// A list of texts that must be there and not be empty, each read into what it stands for.
+    pub(super) fn required_list<T, E: fmt::Display>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Vec<T> {
+        let Some(value) = self.required(name) else {
+            return Vec::new();
+        };
+        let read = || {
+            if !value.starts_with('[') {
+                return Err(format!("must be a list of texts, not {}", kind(value)));
+            }
+            let items: Vec<&RawValue> =
+                serde_json::from_str(value).map_err(|_| NOT_UNICODE.to_owned())?;
+            if items.is_empty() {
+                return Err("must not be empty".to_owned());
+            }
+            let item = |item: &&RawValue| {
+                string(item.get()).and_then(|text| parse(&text).map_err(|error| error.to_string()))
+            };
+            items.iter().map(item).collect()
+        };
+        read().unwrap_or_else(|message| {
+            self.error(name, message);
+            Vec::new()
+        })
+    }
+
     /// An amount, which must be there.
     pub(super) fn required_amount(&mut self, name: &str) -> Option<Amount> {
         let value = self.required(name)?;

@@ -7,9 +7,10 @@
 //! | file | what it is |
 //! |---|---|
 //! | `server`, `peers`, `stall` | listeners, connections, their limits, the orderly end |
-//! | `context` | who calls, under which request id; what no browser may do; panics |
+//! | `context` | who calls, under which request id; what no browser may do; panics; how long it may take |
+//! | `auth`, `pace` | tokens and what they are good for; how often, and how slowly for those without |
 //! | `routes` | the table of routes |
-//! | `invoices`, `batch`, `payments`, `wait`, `events`, `admin`, `health` | the handlers |
+//! | `invoices`, `batch`, `payments`, `wait`, `events`, `admin`, `tokens`, `health` | the handlers |
 //! | `call`, `json`, `parse`, `query`, `headers`, `prefer` | from bytes to types that cannot be wrong |
 //! | `idempotency` | a key, its first answer, and that answer again |
 //! | `problem` | everything that goes wrong |
@@ -20,7 +21,9 @@ mod peers;
 mod server;
 mod stall;
 
+mod auth;
 mod context;
+mod pace;
 mod routes;
 
 mod admin;
@@ -29,6 +32,7 @@ mod events;
 mod health;
 mod invoices;
 mod payments;
+mod tokens;
 mod wait;
 
 mod call;
@@ -43,6 +47,9 @@ mod problem;
 mod reply;
 mod stream;
 
+pub use context::Options;
+#[cfg(feature = "tls")]
+pub use server::Tls;
 pub use server::{Listener, serve};
 
 /// OpenAPI 3.1 of the whole API: what `GET /openapi.json` answers and `payd openapi` prints.

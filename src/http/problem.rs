@@ -4,9 +4,10 @@
 //! response's extensions, and are written there once.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 
@@ -34,6 +35,7 @@ struct Inner {
     code: Code,
     problem: Problem<'static>,
     cause: Option<String>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// Why a request failed inside payd: for the log, carried in the response's extensions.
@@ -47,6 +49,7 @@ impl Reject {
             code,
             problem: Problem::new(code, detail),
             cause: None,
+            headers: Vec::new(),
         }))
     }
 
@@ -81,6 +84,31 @@ impl Reject {
         );
         reject.0.cause = Some(cause.into());
         reject
+    }
+
+    /// The same with a header.
+    pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.headers.push((name, value));
+        self
+    }
+
+    /// The same, to be sent again after so long: whole seconds, and one at least.
+    pub(super) fn after(self, wait: Duration) -> Self {
+        let seconds = wait.as_millis().div_ceil(1000).max(1);
+        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        self.header(RETRY_AFTER, HeaderValue::from(seconds))
+    }
+
+    /// payd was too slow about it. Whether something has happened is not known.
+    pub(super) fn too_slow(limit: Duration) -> Self {
+        Self::new(
+            Code::Unavailable,
+            format!(
+                "payd has not answered within {} s. Whether the request took effect is not known: send \
+                 it again with the same Idempotency-Key, or look.",
+                limit.as_secs()
+            ),
+        )
     }
 
     /// Not now. Nothing has happened.
@@ -233,8 +261,14 @@ impl IntoResponse for Reject {
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        if matches!(self.0.code, Code::Unavailable | Code::RequestInProgress) {
+        if matches!(
+            self.0.code,
+            Code::Unavailable | Code::RequestInProgress | Code::RateLimited
+        ) {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        for (name, value) in self.0.headers {
+            headers.insert(name, value);
         }
         if let Some(cause) = self.0.cause {
             response.extensions_mut().insert(Cause(cause));

@@ -9,10 +9,11 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 
-use super::context::{Identity, Shared};
+use super::auth;
+use super::context::Shared;
 use super::problem::Reject;
-use super::{admin, events, health, invoices, payments};
-use crate::api::Code;
+use super::{admin, events, health, invoices, payments, tokens};
+use crate::api::{Code, Scope};
 
 /// The methods that routes take. HEAD comes with GET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,16 +31,22 @@ impl Verb {
     }
 }
 
-/// Who may use a route.
+/// Who may use a route over TCP. Who may open the Unix socket may use them all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
     /// Anyone, always: the health checks.
     Open,
-    /// Whoever may use the API.
-    Normal,
-    /// Operators: who may open the Unix socket.
-    Admin,
+    /// Whoever has a token of this scope, or of the scope `admin`.
+    Token(Scope),
 }
+
+// As the table has them.
+const OPEN: Access = Access::Open;
+const READ: Access = Access::Token(Scope::Read);
+const CREATE: Access = Access::Token(Scope::Create);
+const PAY: Access = Access::Token(Scope::Pay);
+const METRICS: Access = Access::Token(Scope::Metrics);
+const ADMIN: Access = Access::Token(Scope::Admin);
 
 /// A route.
 pub(super) struct Route {
@@ -55,66 +62,61 @@ macro_rules! routes {
         pub(super) const ROUTES: &[Route] = &[$(Route {
             verb: Verb::$verb,
             path: $path,
-            access: Access::$access,
+            access: $access,
             handler: |verb| on(verb, $handler),
         },)*];
     };
 }
 
 routes! {
-    Post "/invoices"               Normal invoices::create;
-    Get  "/invoices"               Normal invoices::list;
-    Get  "/invoices/{id}"          Normal invoices::show;
-    Post "/invoices/{id}/pay"      Normal payments::pay;
-    Post "/invoices/{id}/cancel"   Normal invoices::cancel;
-    Get  "/invoices/{id}/payments" Normal payments::list;
-    Get  "/payments/{id}"          Normal payments::show;
-    Post "/payments/{id}/resolve"  Normal payments::resolve;
-    Get  "/events"                 Normal events::list;
-    Get  "/healthz"                Open   health::healthz;
-    Get  "/readyz"                 Open   health::readyz;
-    Get  "/metrics"                Normal health::metrics;
-    Get  "/openapi.json"           Normal health::openapi;
-    Get  "/admin/status"           Admin  admin::status;
-    Post "/admin/pause"            Admin  admin::pause;
-    Post "/admin/resume"           Admin  admin::resume;
+    Post "/invoices"                    CREATE  invoices::create;
+    Get  "/invoices"                    READ    invoices::list;
+    Get  "/invoices/{id}"               READ    invoices::show;
+    Post "/invoices/{id}/pay"           PAY     payments::pay;
+    Post "/invoices/{id}/cancel"        PAY     invoices::cancel;
+    Get  "/invoices/{id}/payments"      READ    payments::list;
+    Get  "/payments/{id}"               READ    payments::show;
+    // An operator's word moves what payd believes of money.
+    Post "/payments/{id}/resolve"       ADMIN   payments::resolve;
+    Get  "/events"                      READ    events::list;
+    Get  "/healthz"                     OPEN    health::healthz;
+    Get  "/readyz"                      OPEN    health::readyz;
+    Get  "/metrics"                     METRICS health::metrics;
+    Get  "/openapi.json"                READ    health::openapi;
+    Get  "/admin/status"                ADMIN   admin::status;
+    Post "/admin/pause"                 ADMIN   admin::pause;
+    Post "/admin/resume"                ADMIN   admin::resume;
+    Get  "/admin/tokens"                ADMIN   tokens::list;
+    Post "/admin/tokens"                ADMIN   tokens::create;
+    Post "/admin/tokens/{name}/revoke"  ADMIN   tokens::revoke;
 }
 
 /// The router, the same for every listener.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
-        let access = route.access;
-        let guarded = (route.handler)(route.verb.filter()).route_layer(from_fn(
-            move |request: Request, next: Next| async move {
-                match admit(access, &request) {
-                    Ok(()) => next.run(request).await,
-                    Err(reject) => reject.into_response(),
-                }
-            },
-        ));
+        let handler = (route.handler)(route.verb.filter());
+        let guarded = match route.access {
+            Access::Open => handler,
+            Access::Token(scope) => {
+                let shared = Arc::clone(&shared);
+                handler.route_layer(from_fn(move |request: Request, next: Next| {
+                    let shared = Arc::clone(&shared);
+                    async move {
+                        match auth::admit(&shared, scope, &request) {
+                            Ok(()) => next.run(request).await,
+                            Err(turned) => turned.answer(&shared).await.into_response(),
+                        }
+                    }
+                }))
+            }
+        };
         router = router.route(route.path, guarded);
     }
     router
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .with_state(shared)
-}
-
-fn admit(access: Access, request: &Request) -> Result<(), Reject> {
-    let over_unix = request
-        .extensions()
-        .get::<Identity>()
-        .is_some_and(|identity| identity.over_unix);
-    match access {
-        Access::Open | Access::Normal => Ok(()),
-        Access::Admin if over_unix => Ok(()),
-        Access::Admin => Err(Reject::new(
-            Code::Forbidden,
-            "/admin is for operators, and only on the Unix socket: `payctl status` uses it, or \
-             curl --unix-socket.",
-        )),
-    }
 }
 
 async fn not_found() -> Response {
@@ -199,7 +201,8 @@ mod tests {
             let keyed = parameters.contains("parameters/IdempotencyKey");
             assert_eq!(keyed, verb == "POST", "{verb} {path}");
             let responses = operation["responses"].as_object().unwrap();
-            assert!(responses.contains_key("200"), "{verb} {path}");
+            let done = ["200", "201"].iter().any(|it| responses.contains_key(*it));
+            assert!(done, "{verb} {path}");
             for (status, response) in responses {
                 let response = match response["$ref"].as_str() {
                     Some(place) => document.pointer(&place[1..]).unwrap(),
@@ -214,6 +217,27 @@ mod tests {
     }
 
     #[test]
+    fn the_document_has_the_scope_of_every_route() {
+        let operations = operations(&document());
+        for route in ROUTES {
+            let verb = format!("{:?}", route.verb).to_uppercase();
+            let told = operations
+                .iter()
+                .find(|it| (&*it.0, &*it.1) == (verb.as_str(), route.path));
+            let security = match route.access {
+                Access::Open => json!([]),
+                Access::Token(scope) => json!([{"token": [scope.as_str()]}]),
+            };
+            assert_eq!(
+                told.unwrap().2["security"],
+                security,
+                "{verb} {}",
+                route.path
+            );
+        }
+    }
+
+    #[test]
     fn the_document_knows_every_code_type_and_status() {
         let document = document();
         let schemas = &document["components"]["schemas"];
@@ -224,6 +248,8 @@ mod tests {
             enumerated(&schemas["Problem"]["properties"]["code"]),
             these(codes)
         );
+        let scopes = Scope::ALL.iter().map(|it| it.as_str()).collect();
+        assert_eq!(enumerated(&schemas["Scope"]), these(scopes));
         let types = EventType::ALL.iter().map(|it| it.as_str()).collect();
         assert_eq!(enumerated(&schemas["EventType"]), these(types));
         let statuses = InvoiceStatus::ALL.map(InvoiceStatus::as_str).to_vec();

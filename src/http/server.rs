@@ -16,12 +16,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+#[cfg(feature = "tls")]
+use tokio::sync::watch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 
-use super::context::{self, Peer, Shared};
+use super::context::{self, Options, Peer, Shared};
 use super::peers::Peers;
 use super::routes;
 use super::stall::Draining;
@@ -42,7 +44,7 @@ const HEADER_READ_MAX: Duration = Duration::from_secs(5);
 const HEADER_MAX: usize = 16 * 1024;
 
 /// What a connection buffers: the headers, and an answer on its way.
-const BUFFER_MAX: usize = 64 * 1024;
+const BUFFER_MAX: usize = 32 * 1024;
 
 /// How long a client may take nothing of what is written to it, before it is cut off. A slow reader
 /// comes back with its cursor.
@@ -58,13 +60,46 @@ pub enum Listener {
     Unix(UnixListener),
     /// TCP.
     Tcp(TcpListener),
+    /// TCP, with TLS. What new connections are made with is read anew for each.
+    #[cfg(feature = "tls")]
+    Tls(TcpListener, watch::Receiver<Tls>),
+}
+
+/// What TLS connections are made with.
+#[cfg(feature = "tls")]
+#[derive(Clone)]
+pub struct Tls {
+    /// Certificate, key and what else there is.
+    pub config: Arc<tokio_rustls::rustls::ServerConfig>,
+    /// Whether the certificate is for a name, so that it is payd's.
+    pub covers: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+}
+
+#[cfg(feature = "tls")]
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+/// How connections of a listener begin.
+#[derive(Debug, Clone)]
+enum Wrap {
+    Plain,
+    #[cfg(feature = "tls")]
+    Tls(watch::Receiver<Tls>),
 }
 
 /// Serves until `shutdown` is canceled. Then it stops accepting, ends event streams and lets
 /// requests in flight finish, and returns when the last connection is closed. The caller puts the
 /// grace time around it: dropping the future cuts the connections that are left.
-pub async fn serve(app: Arc<App>, listeners: Vec<Listener>, shutdown: CancellationToken) {
-    let shared = Arc::new(Shared::new(app, shutdown));
+pub async fn serve(
+    app: Arc<App>,
+    listeners: Vec<Listener>,
+    options: Options,
+    shutdown: CancellationToken,
+) {
+    let shared = Arc::new(Shared::new(app, options, shutdown));
     let router = routes::router(Arc::clone(&shared));
     let tcp_slots = Arc::new(Semaphore::new(TCP_CONNECTIONS_MAX));
     let unix_slots = Arc::new(Semaphore::new(UNIX_CONNECTIONS_MAX));
@@ -81,7 +116,12 @@ pub async fn serve(app: Arc<App>, listeners: Vec<Listener>, shutdown: Cancellati
             }
             Listener::Tcp(listener) => {
                 let (slots, peers) = (Arc::clone(&tcp_slots), Arc::clone(&peers));
-                loops.spawn(server.accept_tcp(listener, slots, peers));
+                loops.spawn(server.accept_tcp(listener, Wrap::Plain, slots, peers));
+            }
+            #[cfg(feature = "tls")]
+            Listener::Tls(listener, tls) => {
+                let (slots, peers) = (Arc::clone(&tcp_slots), Arc::clone(&peers));
+                loops.spawn(server.accept_tcp(listener, Wrap::Tls(tls), slots, peers));
             }
         }
     }
@@ -113,7 +153,13 @@ impl Server {
         while connections.join_next().await.is_some() {}
     }
 
-    async fn accept_tcp(self, listener: TcpListener, slots: Arc<Semaphore>, peers: Arc<Peers>) {
+    async fn accept_tcp(
+        self,
+        listener: TcpListener,
+        wrap: Wrap,
+        slots: Arc<Semaphore>,
+        peers: Arc<Peers>,
+    ) {
         let mut connections = JoinSet::new();
         while let Some((stream, slot)) = self
             .next(&mut connections, slots.clone(), || async {
@@ -121,8 +167,8 @@ impl Server {
             })
             .await
         {
-            let peers = Arc::clone(&peers);
-            connections.spawn(self.clone().serve_tcp(stream, slot, peers));
+            let (wrap, peers) = (wrap.clone(), Arc::clone(&peers));
+            connections.spawn(self.clone().serve_tcp(stream, wrap, slot, peers));
         }
         drop(listener);
         while connections.join_next().await.is_some() {}
@@ -174,10 +220,16 @@ impl Server {
                 return;
             }
         };
-        self.serve(stream, Peer::Unix { uid }).await;
+        self.serve(stream, Peer::of_uid(uid)).await;
     }
 
-    async fn serve_tcp(self, stream: TcpStream, _slot: OwnedSemaphorePermit, peers: Arc<Peers>) {
+    async fn serve_tcp(
+        self,
+        stream: TcpStream,
+        wrap: Wrap,
+        _slot: OwnedSemaphorePermit,
+        peers: Arc<Peers>,
+    ) {
         let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else {
             return; // It is gone already.
         };
@@ -190,8 +242,40 @@ impl Server {
             () = self.shared.shutdown.cancelled() => return,
             place = peers.place(remote.ip()) => place,
         };
-        let local = local.ip();
-        self.serve(stream, Peer::Tcp { local }).await;
+        let (local, remote) = (local.ip(), remote.ip());
+        match wrap {
+            Wrap::Plain => {
+                let names = None;
+                let peer = Peer::Tcp {
+                    local,
+                    remote,
+                    names,
+                };
+                self.serve(stream, peer).await;
+            }
+            #[cfg(feature = "tls")]
+            Wrap::Tls(tls) => {
+                let Tls { config, covers } = tls.borrow().clone();
+                let names = Some(covers);
+                let peer = Peer::Tcp {
+                    local,
+                    remote,
+                    names,
+                };
+                let handshake = tokio_rustls::TlsAcceptor::from(config).accept(stream);
+                // It has the time that headers have, and they theirs.
+                let secured = tokio::select! {
+                    biased;
+                    () = self.shared.shutdown.cancelled() => return,
+                    secured = tokio::time::timeout(HEADER_READ_MAX, handshake) => secured,
+                };
+                match secured {
+                    Ok(Ok(stream)) => Box::pin(self.serve(stream, peer)).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                    Err(_) => tracing::debug!("a TLS handshake took too long"),
+                }
+            }
+        }
     }
 
     async fn serve<S>(self, stream: S, peer: Peer)
@@ -201,12 +285,11 @@ impl Server {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_STALL_MAX));
         let stream = Draining::new(Box::pin(stream), self.shared.shutdown.clone());
-        let actor = peer.actor();
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let (shared, router) = (Arc::clone(&self.shared), self.router.clone());
-            let (peer, actor) = (peer.clone(), Arc::clone(&actor));
+            let peer = peer.clone();
             async move {
-                let response = context::answer(&shared, router, &peer, actor, request).await;
+                let response = context::answer(&shared, router, &peer, request).await;
                 Ok::<_, Infallible>(response)
             }
         });

@@ -78,6 +78,10 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.now_ms())
     }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_millis(Reading::now().wall_ms)
+    }
 }
 
 #[cfg(test)]

@@ -49,10 +49,11 @@ pub struct TcpSocket {
 }
 
 impl TcpSocket {
-    /// `http://127.0.0.1:8080`
+    /// `http://127.0.0.1:8080`, or `https://…`
     #[must_use]
-    pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+    pub fn url(&self, tls: bool) -> String {
+        let scheme = if tls { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 }
 

@@ -12,3 +12,7 @@ pub mod directories;
 pub mod listen;
 pub mod lock;
 pub mod logging;
+
+#[cfg(feature = "tls")]
+pub mod tls;
+pub mod token_file;

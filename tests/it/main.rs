@@ -6,12 +6,18 @@
 
 mod support;
 
+mod access;
 mod api;
 mod daemon;
 mod gateway;
 mod payctl;
 
 mod engine;
+
+#[cfg(feature = "failpoints")]
+mod failpoints;
+mod gateway_process;
+mod kill_loop;
 
 mod generated;
 mod layers;

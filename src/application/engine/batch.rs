@@ -7,12 +7,14 @@ use crate::domain::{
     Aggregate, Command, Decision, Event, EventType, InvoiceId, InvoiceStatus, LookupPolicy,
     NewInvoice, Payment, PaymentId, Refusal, Timestamp, create, decide,
 };
+use crate::failpoints;
 
 use super::super::event_log::{EventRecord, Origin};
 use super::super::ports::{ChargeRequest, Head, Queue, Store, StoreError};
 use super::super::request::{
     Action, Caller, Envelope, InvoiceView, Outcome, PaymentView, Reply, StoredAnswer, SubmitError,
 };
+use super::super::tokens::{self, Token};
 use super::super::working_set::{Entry, WorkingSet};
 use super::Engine;
 
@@ -36,7 +38,9 @@ pub(super) struct Batch<'e, S> {
     settled: Vec<InvoiceId>,
     due: Vec<ChargeRequest>,
     lookups: Vec<ChargeRequest>,
+    tokens_changed: bool,
     wrote: bool,
+    commit: failpoints::Commit,
 }
 
 /// What a committed transaction leaves to be told.
@@ -47,6 +51,8 @@ pub(super) struct Done {
     pub(super) settled: Vec<InvoiceId>,
     pub(super) due: Vec<ChargeRequest>,
     pub(super) lookups: Vec<ChargeRequest>,
+    /// All of them, where some changed.
+    pub(super) tokens: Option<Vec<Token>>,
     pub(super) wrote: bool,
 }
 
@@ -100,7 +106,9 @@ impl<'e, S: Store> Batch<'e, S> {
             settled: Vec::new(),
             due: Vec::new(),
             lookups: Vec::new(),
+            tokens_changed: false,
             wrote: false,
+            commit: failpoints::Commit::default(),
             engine,
         })
     }
@@ -164,10 +172,27 @@ impl<'e, S: Store> Batch<'e, S> {
             Action::Pause(paused) => {
                 self.paused = *paused;
                 self.wrote = true;
+                self.commit.changes("pause");
                 self.engine
                     .store
                     .set_paused(*paused)
                     .map(|()| Reply::Done)
+                    .map_err(Undecided::from)
+            }
+            Action::AddToken(request) => {
+                self.tokens_changed = true;
+                self.wrote = true;
+                let by = (self.now, &*caller.actor);
+                tokens::add(&mut self.engine.store, request, by)
+                    .map(|token| Reply::Token(Box::new(token)))
+                    .map_err(Undecided::from)
+            }
+            Action::RevokeToken(name) => {
+                self.tokens_changed = true;
+                self.wrote = true;
+                let by = (self.now, &*caller.actor);
+                tokens::revoke(&mut self.engine.store, name, by)
+                    .map(|token| Reply::Token(Box::new(token)))
                     .map_err(Undecided::from)
             }
             Action::ExpireAnswers { lived } => {
@@ -214,6 +239,7 @@ impl<'e, S: Store> Batch<'e, S> {
             let record = self.record(&self.head, event, &entry.aggregate, caller, traceparent);
             self.set.insert(new.id.clone(), entry);
             self.push(&new.id, vec![record]);
+            self.commit.changes("create");
         }
         let entry = self
             .set
@@ -285,7 +311,10 @@ impl<'e, S: Store> Batch<'e, S> {
     ) -> Result<usize, StoreError> {
         let mut lost = 0;
         for id in &self.queue(Queue::Leases, until, limit)? {
-            lost += usize::from(self.lose_lease(id, reason)?);
+            if self.lose_lease(id, reason)? {
+                lost += 1;
+                self.commit.changes("recover");
+            }
         }
         Ok(lost)
     }
@@ -380,7 +409,8 @@ impl<'e, S: Store> Batch<'e, S> {
     ) -> Result<Vec<ChargeRequest>, StoreError> {
         let mut taken = Vec::new();
         for id in self.queue(queue, self.now, limit)? {
-            if self.do_own_work(&id, command)?
+            let changed = self.do_own_work(&id, command)?;
+            if changed
                 && let Some(entry) = self.set.get(&id)
                 && let Some(payment) = entry.aggregate.latest()
             {
@@ -412,8 +442,14 @@ impl<'e, S: Store> Batch<'e, S> {
     /// Writes, and commits if there is anything to commit.
     pub(super) fn finish(mut self) -> Result<Done, StoreError> {
         self.flush()?;
+        let tokens = match self.tokens_changed {
+            true => Some(self.engine.store.tokens()?),
+            false => None,
+        };
         if self.wrote {
+            self.commit.before()?;
             self.engine.store.commit()?;
+            self.commit.after()?;
         } else {
             self.engine.store.rollback();
         }
@@ -424,6 +460,7 @@ impl<'e, S: Store> Batch<'e, S> {
             settled: self.settled,
             due: self.due,
             lookups: self.lookups,
+            tokens,
             wrote: self.wrote,
         })
     }
@@ -478,6 +515,7 @@ impl<'e, S: Store> Batch<'e, S> {
         if settled {
             self.settled.push(id.clone());
         }
+        self.commit.changes(kind(command));
         Ok(true)
     }
 
@@ -568,9 +606,14 @@ impl<'e, S: Store> Batch<'e, S> {
 
     /// For work that payd does by itself: an invoice that cannot be read must not stop the others.
     fn load_or_set_aside(&mut self, id: &InvoiceId) -> Result<Option<&Entry>, StoreError> {
-        if let Err(StoreError::BadRow(why)) = self.load(id) {
-            self.engine.set_aside(id, &why);
-            return Ok(None);
+        match self.load(id) {
+            Ok(_) => {}
+            Err(StoreError::BadRow(why)) => {
+                self.engine.set_aside(id, &why);
+                return Ok(None);
+            }
+            // Anything else is about the database, not about this invoice.
+            Err(error) => return Err(error),
         }
         Ok(self.set.get(id))
     }
@@ -628,6 +671,20 @@ impl Line {
             "{}",
             self.kind.as_str(),
         );
+    }
+}
+
+/// The word for a command in the names of the places around its commit.
+const fn kind(command: &Command) -> &'static str {
+    match command {
+        Command::Pay { .. } => "pay",
+        Command::Cancel { .. } => "cancel",
+        Command::Claim { .. } => "claim",
+        Command::Settle { .. } => "settle",
+        Command::LeaveBehind { .. } => "leave",
+        Command::Look => "look",
+        Command::Found { .. } => "found",
+        Command::Resolve { .. } => "resolve",
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::super::gate::Closure;
 use super::super::ports::Store;
 use super::super::request::{Action, Caller, Envelope, Idempotency, Outcome, SubmitError};
+use super::super::tokens::Tokens;
 use super::{Engine, Fatal, Health};
 
 /// Requests that may wait. At some tens of thousands a second, a full queue is a wait of well under
@@ -24,6 +25,7 @@ pub(super) const BATCH_MAX: usize = 512;
 pub struct EngineHandle {
     queue: mpsc::Sender<Envelope>,
     health: Arc<Health>,
+    tokens: Arc<Tokens>,
 }
 
 impl EngineHandle {
@@ -80,6 +82,12 @@ impl EngineHandle {
         self.health.is_paused()
     }
 
+    /// The tokens that are good, and those that were.
+    #[must_use]
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
     /// Why nothing is sent to the gateway, though nobody has paused it; `None` while it is usable.
     #[must_use]
     pub fn closure(&self) -> Option<Closure> {
@@ -104,9 +112,11 @@ pub struct Run<S> {
 pub fn spawn<S: Store>(engine: Engine<S>) -> (EngineHandle, Run<S>) {
     let (sender, queue) = mpsc::channel(QUEUE_MAX);
     let health = Arc::clone(engine.health());
+    let tokens = Arc::clone(engine.tokens());
     let handle = EngineHandle {
         queue: sender,
         health,
+        tokens,
     };
     (handle, Run { engine, queue })
 }

@@ -22,6 +22,7 @@ use super::gate::{Closure, Gate, Shut};
 use super::metrics::{Decided, Metrics};
 use super::ports::{Clock, Head, Queue, Random, Store, StoreError, StoreInfo};
 use super::request::{Action, Envelope, Outcome, Reply, SubmitError};
+use super::tokens::Tokens;
 
 use batch::Batch;
 
@@ -77,6 +78,7 @@ pub struct Engine<S> {
     set_aside: HashSet<InvoiceId>,
     wake_at: Option<Timestamp>,
     health: Arc<Health>,
+    tokens: Arc<Tokens>,
     untold: Vec<batch::Line>,
     /// When to see whether there is room again.
     probe_at: Option<Timestamp>,
@@ -151,6 +153,7 @@ impl<S: Store> Engine<S> {
     ) -> Result<Self, StoreError> {
         let info = store.info()?;
         let paused = info.paused;
+        let tokens = Arc::new(Tokens::new(store.tokens()?));
         bus.advance(info.head.sequence);
         let now = info
             .head
@@ -175,6 +178,7 @@ impl<S: Store> Engine<S> {
             set_aside: HashSet::new(),
             wake_at: None,
             health: Arc::new(Health::new(paused)),
+            tokens,
             untold: Vec::new(),
             probe_at: None,
         })
@@ -318,6 +322,11 @@ impl<S: Store> Engine<S> {
         &self.health
     }
 
+    /// The tokens, for others to look at.
+    pub const fn tokens(&self) -> &Arc<Tokens> {
+        &self.tokens
+    }
+
     /// Finds out whether there is room again, though nobody asks for anything to be written.
     fn probe(&mut self) -> Result<(), Fatal> {
         let paused = self.info.paused;
@@ -459,6 +468,10 @@ impl<S: Store> Engine<S> {
         self.info.head = done.head;
         self.info.paused = done.paused;
         self.health.paused.store(done.paused, Ordering::Relaxed);
+        // Before whoever asked is answered: a token that was revoked is good for nothing by then.
+        if let Some(tokens) = done.tokens {
+            self.tokens.replace(tokens);
+        }
         for line in &done.lines {
             match line.kind {
                 EventType::PaymentSucceeded => self.metrics.payment_decided(Decided::Succeeded),

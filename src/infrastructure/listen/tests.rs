@@ -149,7 +149,7 @@ fn tcp_tells_its_real_port_and_what_to_do() {
     let first = bind_tcp("127.0.0.1:0".parse().unwrap()).unwrap();
     assert_ne!(first.address.port(), 0);
     assert_eq!(
-        first.url(),
+        first.url(false),
         format!("http://127.0.0.1:{}", first.address.port())
     );
     assert_eq!(

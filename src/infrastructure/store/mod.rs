@@ -11,6 +11,7 @@ mod writer;
 
 mod error;
 mod rows;
+mod tokens;
 
 mod check;
 

@@ -199,8 +199,8 @@ impl Reader for SqliteReader {
                 .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
                 .map_err(sort)?;
             let head = u64::try_from(head).unwrap_or(0);
-            let events = read_events(connection, query)?;
-            let full = events.len() >= query.limit;
+            let (events, cut) = read_events(connection, query)?;
+            let full = cut || events.len() >= query.limit;
             let read_to = match events.last() {
                 Some((sequence, _)) if full => *sequence,
                 _ => head.max(query.after),
@@ -255,16 +255,17 @@ impl Reader for SqliteReader {
     }
 }
 
-fn read_events(
-    connection: &Connection,
-    query: &EventQuery,
-) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+/// Sequence and bytes, oldest first.
+type Events = Vec<(u64, Vec<u8>)>;
+
+/// The events, and whether there may be more that the limit of bytes has left out.
+fn read_events(connection: &Connection, query: &EventQuery) -> Result<(Events, bool), StoreError> {
     let after = i64::try_from(query.after).unwrap_or(i64::MAX);
     let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
     let types: Vec<i64> = query.types.iter().copied().map(type_code).collect();
     if let Some(invoice) = &query.invoice {
         let Some(n) = invoice_key(connection, invoice)? else {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), false));
         };
         // An invoice has few events: its own index, and the types are sifted from those.
         let kinds = match types.as_slice() {
@@ -274,43 +275,57 @@ fn read_events(
         let sql = format!(
             "SELECT sequence, json FROM events WHERE invoice = ?3 AND sequence > ?1 {kinds} ORDER BY sequence LIMIT ?2"
         );
-        return rows_of(connection, &sql, &[after, limit, n]);
+        return rows_of(connection, &sql, &[after, limit, n], query.bytes);
     }
     if types.is_empty() {
         return rows_of(
             connection,
             "SELECT sequence, json FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
             &[after, limit],
+            query.bytes,
         );
     }
-    // Each type has its own run in the index, in order; the runs are merged here.
+    // Each type has its own run in the index, in order; the runs are merged here. Beyond the end of one
+    // that was cut nothing is known of its type.
     let mut events = Vec::new();
+    let mut known_to = None;
     for kind in types {
         let sql = "SELECT sequence, json FROM events WHERE type = ?3 AND sequence > ?1 ORDER BY sequence LIMIT ?2";
-        events.extend(rows_of(connection, sql, &[after, limit, kind])?);
+        let (run, cut) = rows_of(connection, sql, &[after, limit, kind], query.bytes)?;
+        if let Some((end, _)) = run.last().filter(|_| cut) {
+            known_to = Some(known_to.map_or(*end, |to: u64| to.min(*end)));
+        }
+        events.extend(run);
     }
     events.sort_unstable_by_key(|(sequence, _)| *sequence);
     events.dedup_by_key(|(sequence, _)| *sequence);
+    if let Some(to) = known_to {
+        events.retain(|(sequence, _)| *sequence <= to);
+    }
     events.truncate(query.limit);
-    Ok(events)
+    Ok((events, known_to.is_some()))
 }
 
 fn rows_of(
     connection: &Connection,
     sql: &str,
     values: &[i64],
-) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+    bytes_max: Option<usize>,
+) -> Result<(Events, bool), StoreError> {
     let mut statement = connection.prepare_cached(sql).map_err(sort)?;
-    statement
-        .query_map(params_from_iter(values), |row| {
-            let sequence: i64 = row.get(0)?;
-            Ok((
-                u64::try_from(sequence).unwrap_or(0),
-                row.get_ref(1)?.as_bytes()?.to_vec(),
-            ))
-        })
-        .and_then(Iterator::collect)
-        .map_err(sort)
+    let mut rows = statement.query(params_from_iter(values)).map_err(sort)?;
+    let (mut events, mut bytes) = (Events::new(), 0);
+    while let Some(row) = rows.next().map_err(sort)? {
+        let sequence: i64 = row.get(0).map_err(sort)?;
+        let event = row.get_ref(1).map_err(sort)?.as_bytes();
+        let event = event.map_err(|error| sort(error.into()))?.to_vec();
+        bytes += event.len();
+        events.push((u64::try_from(sequence).unwrap_or(0), event));
+        if bytes_max.is_some_and(|max| bytes >= max) {
+            return Ok((events, true));
+        }
+    }
+    Ok((events, false))
 }
 
 fn list(codes: &[i64]) -> String {

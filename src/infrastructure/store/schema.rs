@@ -7,7 +7,10 @@ use super::open::OpenError;
 
 /// All migrations, oldest first. What has been released is never edited: its checksum is in every
 /// database that it made.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_first.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_first.sql"),
+    include_str!("migrations/0002_tokens.sql"),
+];
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.
 pub(super) const APPLICATION_ID: i32 = 0x7061_7964;

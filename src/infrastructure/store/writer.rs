@@ -5,13 +5,14 @@ use rusqlite::{Connection, OptionalExtension};
 
 use crate::application::ports::{Head, Queue, Store, StoreError, StoreInfo};
 use crate::application::request::{Answer, StoredAnswer};
-use crate::application::{Entry, EventRecord, decode, first_digest};
+use crate::application::{Entry, EventRecord, Token, decode, first_digest};
 use crate::domain::{Aggregate, Invoice, InvoiceId, Payment, PaymentId, StoreId, Timestamp};
 
 use super::error::sort;
 use super::rows::{
     self, failure_json, invoice_columns, payment_columns, state_code, status_code, type_code,
 };
+use super::tokens;
 
 /// Answers are kept for 30 days (section 4), counted in time lived.
 const ANSWER_AGE_MAX_MS: i64 = 30 * 24 * 60 * 60 * 1000;
@@ -420,6 +421,18 @@ impl Store for SqliteStore {
             &[&if paused { "1" } else { "0" }],
         )?;
         Ok(())
+    }
+
+    fn tokens(&mut self) -> Result<Vec<Token>, StoreError> {
+        tokens::all(&self.connection)
+    }
+
+    fn add_token(&mut self, token: &Token) -> Result<(), StoreError> {
+        tokens::add(&self.connection, token)
+    }
+
+    fn revoke_token(&mut self, id: &str, at: Timestamp, by: &str) -> Result<(), StoreError> {
+        tokens::revoke(&self.connection, id, at, by)
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {

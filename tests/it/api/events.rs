@@ -245,7 +245,7 @@ fn who_did_it_is_in_the_event() {
         .iter()
         .map(|it| it["actor"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(actors, [uid.as_str(), "tcp", "payd"]);
+    assert_eq!(actors, [uid.as_str(), "admin", "payd"]);
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub(super) const ROUTES: &[(&str, &str)] = &[
     ("/admin/status", "GET HEAD"),
     ("/admin/pause", "POST"),
     ("/admin/resume", "POST"),
+    ("/admin/tokens", "GET HEAD POST"),
+    ("/admin/tokens/shop/revoke", "POST"),
 ];
 
 #[test]
@@ -208,16 +210,8 @@ fn web_pages_get_nothing() {
 }
 
 #[test]
-fn operators_come_by_the_socket() {
+fn operators_pause_and_resume() {
     let daemon = Daemon::start();
-    for (method, path) in [
-        ("GET", "/admin/status"),
-        ("POST", "/admin/pause"),
-        ("POST", "/admin/resume"),
-    ] {
-        let answer = daemon.tcp.request(method, path, &[], b"").unwrap();
-        assert_problem(&answer, 403, "forbidden", &[]);
-    }
     let status = daemon.unix.get("/admin/status");
     assert_eq!(status.header("content-type"), Some("application/json"));
     assert_eq!(status.expect(200)["paused"], false, "nothing has happened");
@@ -321,7 +315,7 @@ fn metrics_count_what_was_decided() {
 
 #[test]
 fn head_is_get_without_a_body() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::without_tokens();
     make_paid(&daemon, "inv-1");
     for path in [
         "/invoices",
@@ -366,7 +360,7 @@ fn raw(daemon: &Daemon, request: &str) -> String {
 
 #[test]
 fn what_is_no_http_gets_an_error_and_harms_nobody() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::without_tokens();
     let long = format!(
         "GET /invoices HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n",
         "x".repeat(40_000)
@@ -421,7 +415,7 @@ fn what_is_no_http_gets_an_error_and_harms_nobody() {
 
 #[test]
 fn a_client_that_asks_first_is_told_to_go_on_or_not_to() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::without_tokens();
     let head = |size: usize| {
         format!(
             "POST /invoices HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
@@ -447,7 +441,7 @@ fn a_client_that_asks_first_is_told_to_go_on_or_not_to() {
 
 #[test]
 fn a_connection_takes_one_request_after_another() {
-    let daemon = Daemon::start();
+    let daemon = Daemon::without_tokens();
     let body = r#"{"amount":1}"#;
     let post = format!(
         "POST /invoices HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",

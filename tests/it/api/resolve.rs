@@ -83,7 +83,11 @@ fn an_operators_word_decides_what_is_unknown() {
             (&said["as"], &said["reason"]),
             (&word["as"], &word["reason"])
         );
-        let actor = if name == "unix" { uid.as_str() } else { "tcp" };
+        let actor = if name == "unix" {
+            uid.as_str()
+        } else {
+            "admin"
+        };
         assert_eq!(said["actor"], actor);
         assert_eq!(events[4]["data"]["invoice_status"], *invoice_status);
         assert_eq!(events[3]["time"], events[4]["time"]);

@@ -15,7 +15,8 @@ fn the_banner_says_where_it_listens_and_what_to_type() {
     for part in [
         "unix://",
         "http://127.0.0.1:",
-        "no token",
+        "a token is needed",
+        "data/token",
         "invoice create",
         "pay inv-1",
         "events tail",

@@ -180,3 +180,22 @@ fn the_database_itself_refuses_a_second_open_payment_and_a_second_that_succeeded
         );
     }
 }
+
+/// Found by the simulator: the failure passed for "nothing to do", and payd was ready while a payment
+/// of an earlier process was still being sent.
+#[test]
+fn a_read_that_fails_during_payds_own_work_ends_the_process() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    assert_eq!(bench.claim_due().len(), 1);
+    bench.fault.set(Some(Wrong::Read));
+    let engine = bench.engine.as_mut().unwrap();
+    let failed = engine.recover().unwrap_err().to_string();
+    assert!(failed.contains("disk I/O error"), "{failed}");
+
+    bench.fault.set(None);
+    bench.restart();
+    assert_eq!(bench.state("inv-1"), ("PROCESSING", vec!["UNKNOWN"]));
+    bench.verify();
+}

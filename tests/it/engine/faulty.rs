@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use payd::application::ports::{Queue, Store, StoreError, StoreInfo};
 use payd::application::request::StoredAnswer;
-use payd::application::{Entry, EventRecord};
+use payd::application::{Entry, EventRecord, Token};
 use payd::domain::{InvoiceId, Payment, PaymentId, Timestamp};
 use payd::infrastructure::store::SqliteStore;
 
@@ -23,6 +23,8 @@ pub(crate) enum Wrong {
     CommitBroken,
     /// The row of this invoice breaks a constraint.
     Row(&'static str),
+    /// No row can be read: the disk fails.
+    Read,
 }
 
 impl Fault {
@@ -64,7 +66,7 @@ impl Store for Faulty {
                 self.store.rollback();
                 Err(StoreError::Fatal("disk I/O error".to_owned()))
             }
-            Some(Wrong::Row(_)) | None => self.store.commit(),
+            Some(Wrong::Row(_) | Wrong::Read) | None => self.store.commit(),
         }
     }
 
@@ -77,6 +79,9 @@ impl Store for Faulty {
     }
 
     fn load(&mut self, invoice: &InvoiceId) -> Result<Option<Entry>, StoreError> {
+        if matches!(self.fault.get(), Some(Wrong::Read)) {
+            return Err(StoreError::Fatal("disk I/O error".to_owned()));
+        }
         self.store.load(invoice)
     }
 
@@ -129,6 +134,18 @@ impl Store for Faulty {
 
     fn set_paused(&mut self, paused: bool) -> Result<(), StoreError> {
         self.store.set_paused(paused)
+    }
+
+    fn tokens(&mut self) -> Result<Vec<Token>, StoreError> {
+        self.store.tokens()
+    }
+
+    fn add_token(&mut self, token: &Token) -> Result<(), StoreError> {
+        self.store.add_token(token)
+    }
+
+    fn revoke_token(&mut self, id: &str, at: Timestamp, by: &str) -> Result<(), StoreError> {
+        self.store.revoke_token(id, at, by)
     }
 
     fn rollback(&mut self) {

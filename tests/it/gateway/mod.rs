@@ -8,6 +8,8 @@ use crate::support::stub::Stub;
 mod answers;
 mod broken;
 mod connections;
+#[cfg(feature = "failpoints")]
+mod points;
 mod request;
 #[cfg(feature = "tls")]
 mod tls;

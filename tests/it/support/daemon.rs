@@ -33,23 +33,57 @@ impl Daemon {
 
     /// The same with settings of the test's own, as environment variables.
     pub(crate) fn with(settings: &[(&str, &str)]) -> Self {
+        Self::with_once(settings, &[])
+    }
+
+    /// The same, and some of them for the first process only.
+    pub(crate) fn with_once(settings: &[(&str, &str)], only_now: &[(&str, &str)]) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        Self::launch(directory, Self::short(settings), only_now).unwrap_or_else(|it| it.fail())
+    }
+
+    /// Short waits, but where the test says otherwise.
+    fn short(settings: &[(&str, &str)]) -> Vec<(String, String)> {
         let short = [
             ("PAYD_RETRY__BASE", "20ms"),
             ("PAYD_RESOLVER__BASE", "50ms"),
             ("PAYD_GATEWAY__TIMEOUT", "300ms"),
         ];
-        let all = short
-            .iter()
-            .chain(settings)
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        Self::launch(Arc::new(tempfile::tempdir().unwrap()), all)
+        let all = short.iter().chain(settings);
+        all.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
-    fn launch(directory: Arc<tempfile::TempDir>, settings: Vec<(String, String)>) -> Self {
+    /// The same for requests that the test writes by hand: none needs a token.
+    pub(crate) fn without_tokens() -> Self {
+        Self::with(&[("PAYD_SERVER__AUTH", "none")])
+    }
+
+    #[cfg(feature = "failpoints")]
+    /// The same after a first start that, with these settings besides, ends before it is ready.
+    pub(crate) fn after_a_false_start(
+        settings: &[(&str, &str)],
+        only_now: &[(&str, &str)],
+    ) -> (Ended, Self) {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let all = Self::short(settings);
+        let Err(ended) = Self::launch(Arc::clone(&directory), all.clone(), only_now) else {
+            panic!("payd is ready, and was to end before: {only_now:?}");
+        };
+        let second = Self::launch(directory, all, &[]).unwrap_or_else(|it| it.fail());
+        (ended, second)
+    }
+
+    /// With settings that hold for this process only, beside those of its `settings`.
+    fn launch(
+        directory: Arc<tempfile::TempDir>,
+        settings: Vec<(String, String)>,
+        only_now: &[(&str, &str)],
+    ) -> Result<Self, Ended> {
         let mut child = command(directory.path())
             .args(["serve", "--listen", "127.0.0.1:0"])
             .envs(settings.iter().cloned())
+            .envs(only_now.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -68,20 +102,21 @@ impl Daemon {
         // The last of the commands to try is the last line.
         while !banner.contains("events tail") {
             if stdout.read_line(&mut banner).unwrap() == 0 {
-                let status = child.wait().unwrap();
-                panic!(
-                    "payd ended with {status}: {banner}{}",
-                    stderr.lock().unwrap()
-                );
+                return Err(Ended {
+                    status: child.wait().unwrap(),
+                    said: format!("{banner}{}", stderr.lock().unwrap()),
+                });
             }
         }
         let address = banner
             .lines()
-            .find_map(|line| line.split("http://").nth(1)?.split_whitespace().next())
+            .filter(|line| line.contains("listening on http"))
+            .find_map(|line| line.split("://").nth(1)?.split_whitespace().next())
             .expect("a TCP address");
-        let tcp = Host::Tcp(address.parse().unwrap());
+        let token = std::fs::read_to_string(directory.path().join("data/token")).unwrap();
+        let tcp = Host::Tcp(address.parse().unwrap(), Some(token.trim().to_owned()));
         let unix = Host::Unix(directory.path().join("payd.sock"));
-        Self {
+        Ok(Self {
             child,
             directory,
             settings,
@@ -89,7 +124,7 @@ impl Daemon {
             stderr,
             unix,
             tcp,
-        }
+        })
     }
 
     /// Pulls the plug.
@@ -100,8 +135,30 @@ impl Daemon {
 
     /// Starts again on the same directory.
     pub(crate) fn start_again(&mut self) {
-        let fresh = Self::launch(Arc::clone(&self.directory), self.settings.clone());
-        *self = fresh;
+        if let Err(ended) = self.try_again_with(&[]) {
+            ended.fail();
+        }
+    }
+
+    /// The same with settings for this once. An error: it ended before it was ready.
+    pub(crate) fn try_again_with(&mut self, only_now: &[(&str, &str)]) -> Result<(), Ended> {
+        let directory = Arc::clone(&self.directory);
+        *self = Self::launch(directory, self.settings.clone(), only_now)?;
+        Ok(())
+    }
+
+    /// Starts one more on the same directory, and pulls its plug after so long. The first is gone.
+    pub(crate) fn kill_while_it_starts(&self, after: Duration) {
+        let mut child = command(self.directory.path())
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .envs(self.settings.iter().cloned())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(after);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
@@ -199,6 +256,20 @@ impl Daemon {
         for (place, event) in self.events().iter().enumerate() {
             assert_eq!(event["id"], (place + 1).to_string());
         }
+    }
+}
+
+/// A payd that ended before it was ready.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    said: String,
+}
+
+impl Ended {
+    #[track_caller]
+    fn fail(&self) -> ! {
+        panic!("payd ended with {}: {}", self.status, self.said)
     }
 }
 

@@ -14,7 +14,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone)]
 pub(crate) enum Host {
     Unix(PathBuf),
-    Tcp(SocketAddr),
+    /// With the token that requests show unless they say otherwise.
+    Tcp(SocketAddr, Option<String>),
 }
 
 pub(crate) trait Wire: Read + Write + Send {}
@@ -29,12 +30,20 @@ impl Host {
                 wire.set_read_timeout(Some(READ_TIMEOUT))?;
                 Box::new(wire)
             }
-            Self::Tcp(address) => {
+            Self::Tcp(address, _) => {
                 let wire = TcpStream::connect(address)?;
                 wire.set_read_timeout(Some(READ_TIMEOUT))?;
                 Box::new(wire)
             }
         })
+    }
+
+    /// The same one, where requests show another token or none.
+    pub(crate) fn showing(&self, token: Option<&str>) -> Self {
+        match self {
+            Self::Unix(path) => Self::Unix(path.clone()),
+            Self::Tcp(address, _) => Self::Tcp(*address, token.map(str::to_owned)),
+        }
     }
 
     /// A request without a body.
@@ -95,6 +104,11 @@ impl Host {
         };
         if !given("host") {
             head.push_str("Host: localhost\r\n");
+        }
+        if let Self::Tcp(_, Some(token)) = self
+            && !given("authorization")
+        {
+            write!(head, "Authorization: Bearer {token}\r\n").unwrap();
         }
         if !given("connection") {
             head.push_str("Connection: close\r\n");

@@ -134,6 +134,11 @@ impl Scripted {
         Self { host, asked, dir }
     }
 
+    /// Where it listens, as payctl is told.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// payctl, told to talk to this one.
     pub(crate) fn payctl(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
@@ -178,6 +183,7 @@ pub(crate) fn payctl() -> Command {
     for name in [
         "PAYD_HOST",
         "PAYD_TOKEN_FILE",
+        "PAYD_CACERT",
         "RUNTIME_DIRECTORY",
         "STATE_DIRECTORY",
         "XDG_RUNTIME_DIR",

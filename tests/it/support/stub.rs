@@ -208,7 +208,7 @@ impl Stub {
         self.calls().iter().filter(is_it).count()
     }
 
-    /// Connections that payd closed while it was held.
+    /// Connections that payd closed while it had the word, or was held.
     pub(crate) fn left(&self) -> usize {
         *self.log.left.lock().unwrap()
     }
@@ -284,6 +284,7 @@ fn serve(
             }
         }
     }
+    *log.left.lock().unwrap() += 1;
 }
 
 /// Closing will be seen as a reset by the other side.

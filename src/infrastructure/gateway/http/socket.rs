@@ -102,3 +102,46 @@ impl Socket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{Shutdown, TcpListener};
+
+    use super::*;
+
+    async fn pair() -> (Socket, Watch, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        let (socket, watch) = Socket::new(stream);
+        (socket, watch, theirs)
+    }
+
+    /// Asked of the kernel: the runtime has no turn in between in which it could hear of it.
+    fn until_not_quiet(watch: &Watch) {
+        let start = std::time::Instant::now();
+        while watch.is_quiet() {
+            assert!(start.elapsed().as_secs() < 60);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_word_and_an_end_are_seen_before_anyone_reads() {
+        let (_socket, watch, mut theirs) = pair().await;
+        assert!(watch.is_quiet());
+        theirs.write_all(b"HTTP").unwrap();
+        until_not_quiet(&watch);
+
+        let (_socket, watch, theirs) = pair().await;
+        assert!(watch.is_quiet());
+        theirs.shutdown(Shutdown::Write).unwrap();
+        until_not_quiet(&watch);
+
+        let (_socket, watch, theirs) = pair().await;
+        rustix::net::sockopt::set_socket_linger(&theirs, Some(std::time::Duration::ZERO)).unwrap();
+        drop(theirs);
+        until_not_quiet(&watch);
+    }
+}

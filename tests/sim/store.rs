@@ -1,0 +1,726 @@
+//! The model of a disk with a database on it, and what goes wrong with it.
+//!
+//! The disk survives crashes; a transaction that is not committed does not. Changes are made in
+//! place and can be undone: there is one writer, and nobody looks while it writes. That the model
+//! does what SQLite does is held by `twin.rs`.
+
+use std::collections::BTreeMap;
+use std::panic;
+use std::sync::Arc;
+use std::time::Duration;
+
+use payd::application::ports::{Head, Queue, Store, StoreError, StoreInfo};
+use payd::application::request::StoredAnswer;
+use payd::application::{Entry, EventRecord, Token, decode, first_digest};
+use payd::domain::{
+    Aggregate, EventType, InvoiceId, InvoiceStatus, Payment, PaymentId, PaymentState, StoreId,
+    Timestamp,
+};
+use payd::infrastructure::store::SqliteStore;
+
+use super::canary::Canary;
+use super::check;
+use super::twin;
+use super::world::{Place, State, World};
+
+/// What payd crashes with: not a panic of its own.
+pub(crate) struct Crash;
+
+/// Answers are kept for so long, in time lived.
+const ANSWER_AGE_MAX_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
+/// An event as it lies on the disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Logged {
+    pub(crate) row: usize,
+    pub(crate) kind: EventType,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) digest: [u8; 32],
+}
+
+/// See the module.
+pub(crate) struct Disk {
+    pub(crate) store: StoreId,
+    /// Invoices with all their payments, as the tables have them.
+    pub(crate) rows: Vec<Aggregate>,
+    pub(crate) log: Vec<Logged>,
+    /// By actor and key; with the age at which each was kept.
+    pub(crate) answers: BTreeMap<(String, String), (StoredAnswer, u64)>,
+    age_ms: u64,
+    pub(crate) paused: bool,
+    /// What to put back where the transaction is not committed.
+    undo: Option<Undo>,
+}
+
+/// What stood before a transaction.
+pub(crate) struct Undo {
+    /// Rows that were changed, as they were. Those beyond `rows` are new.
+    pub(crate) changed: Vec<(usize, Aggregate)>,
+    pub(crate) rows: usize,
+    pub(crate) log: usize,
+    new_answers: Vec<(String, String)>,
+    expired: Vec<((String, String), (StoredAnswer, u64))>,
+    age_ms: u64,
+    pub(crate) paused: bool,
+}
+
+impl Disk {
+    pub(crate) fn new(uuid: uuid::Uuid) -> Self {
+        Self {
+            store: StoreId::from_uuid(uuid),
+            rows: Vec::new(),
+            log: Vec::new(),
+            answers: BTreeMap::new(),
+            age_ms: 0,
+            paused: false,
+            undo: None,
+        }
+    }
+
+    /// The end of the log.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        self.log
+            .last()
+            .map_or_else(|| first_digest(self.store), |event| event.digest)
+    }
+
+    /// Whether a transaction is open.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.undo.is_some()
+    }
+
+    pub(crate) fn find(&self, id: &InvoiceId) -> Option<usize> {
+        self.rows.iter().position(|row| row.invoice.id() == id)
+    }
+
+    /// A payment by its key at the gateway.
+    pub(crate) fn by_key(&self, key: &str) -> Option<(&Aggregate, &Payment)> {
+        self.payments()
+            .find(|(_, payment)| payment.key.as_str() == key)
+    }
+
+    pub(crate) fn by_id(&self, id: PaymentId) -> Option<(&Aggregate, &Payment)> {
+        self.payments().find(|(_, payment)| payment.id == id)
+    }
+
+    pub(crate) fn payments(&self) -> impl Iterator<Item = (&Aggregate, &Payment)> {
+        self.rows
+            .iter()
+            .flat_map(|row| row.payments.iter().map(move |payment| (row, payment)))
+    }
+
+    fn begin(&mut self) {
+        self.undo = Some(Undo {
+            changed: Vec::new(),
+            rows: self.rows.len(),
+            log: self.log.len(),
+            new_answers: Vec::new(),
+            expired: Vec::new(),
+            age_ms: self.age_ms,
+            paused: self.paused,
+        });
+    }
+
+    /// Makes the transaction durable, and gives what stood before it.
+    fn commit(&mut self) -> Option<Undo> {
+        self.undo.take()
+    }
+
+    pub(crate) fn rollback(&mut self) {
+        let Some(undo) = self.undo.take() else {
+            return;
+        };
+        for (row, before) in undo.changed {
+            self.rows[row] = before;
+        }
+        self.rows.truncate(undo.rows);
+        self.log.truncate(undo.log);
+        for key in undo.new_answers {
+            self.answers.remove(&key);
+        }
+        self.answers.extend(undo.expired);
+        self.age_ms = undo.age_ms;
+        self.paused = undo.paused;
+    }
+
+    fn undo(&mut self) -> &mut Undo {
+        // What writes outside a transaction is a mistake in the engine.
+        self.undo.as_mut().expect("written outside a transaction")
+    }
+
+    /// The row, to be changed.
+    fn change(&mut self, row: usize) -> &mut Aggregate {
+        let before = self.rows[row].clone();
+        let undo = self.undo();
+        if row < undo.rows && !undo.changed.iter().any(|(changed, _)| *changed == row) {
+            undo.changed.push((row, before));
+        }
+        &mut self.rows[row]
+    }
+
+    fn save(&mut self, entry: &mut Entry) -> Result<(), StoreError> {
+        let invoice = &entry.aggregate.invoice;
+        if entry.row.is_none() || entry.invoice_changed {
+            if (invoice.status == InvoiceStatus::Paid) != invoice.paid_at.is_some() {
+                return Err(constraint("CHECK of invoices: paid_at"));
+            }
+            if invoice.attempts_before_round > invoice.attempts {
+                return Err(constraint("CHECK of invoices: attempts_before_round"));
+            }
+        }
+        let row = match entry.row {
+            None => {
+                if self.find(invoice.id()).is_some() {
+                    return Err(constraint("UNIQUE of invoices: id"));
+                }
+                self.undo();
+                self.rows.push(Aggregate::new(invoice.clone()));
+                self.rows.len() - 1
+            }
+            Some(n) => {
+                let row = usize::try_from(n - 1).unwrap_or(usize::MAX);
+                if entry.invoice_changed {
+                    // The content and the time of birth never change.
+                    let stored = &mut self.change(row).invoice;
+                    let (content, created_at) = (stored.content.clone(), stored.created_at);
+                    *stored = invoice.clone();
+                    (stored.content, stored.created_at) = (content, created_at);
+                }
+                row
+            }
+        };
+        entry.row = i64::try_from(row + 1).ok();
+        entry.invoice_changed = false;
+        for id in std::mem::take(&mut entry.payments_changed) {
+            if let Some(payment) = entry.aggregate.payment(id) {
+                self.save_payment(row, payment)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn save_payment(&mut self, row: usize, payment: &Payment) -> Result<(), StoreError> {
+        let sending = payment.state == PaymentState::Sending;
+        if sending != payment.work.lease_until.is_some() {
+            return Err(constraint("CHECK of payments: lease_until"));
+        }
+        if (payment.state == PaymentState::Failed) != payment.failure.is_some() {
+            return Err(constraint("CHECK of payments: failure"));
+        }
+        let others = |state: fn(PaymentState) -> bool| {
+            let same_row = &self.rows[row].payments;
+            state(payment.state)
+                && same_row
+                    .iter()
+                    .any(|other| other.id != payment.id && state(other.state))
+        };
+        if others(PaymentState::is_open) {
+            return Err(constraint("payments_one_open"));
+        }
+        if others(|state| state == PaymentState::Succeeded) {
+            return Err(constraint("payments_one_succeeded"));
+        }
+        let payments = &mut self.change(row).payments;
+        match payments.iter().position(|other| other.id == payment.id) {
+            Some(place) => {
+                let stored = &mut payments[place];
+                let before = std::mem::replace(stored, payment.clone());
+                // What never changes.
+                stored.attempt = before.attempt;
+                stored.key = before.key;
+                stored.method = before.method;
+                stored.requested_at = before.requested_at;
+            }
+            None if payments.iter().any(|it| it.attempt == payment.attempt) => {
+                return Err(constraint("UNIQUE of payments: invoice, attempt"));
+            }
+            None => {
+                payments.push(payment.clone());
+                payments.sort_by_key(|payment| payment.attempt);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is in a queue, in its order: by time.
+    fn queued(&self, queue: Queue, gateway: &str) -> Vec<(Timestamp, &InvoiceId)> {
+        let mut queued: Vec<_> = self
+            .payments()
+            .filter_map(|(row, payment)| {
+                let here = payment.gateway.as_deref() == Some(gateway);
+                let free = payment.gateway.is_none() || here;
+                let held = row
+                    .invoice
+                    .contradicted_attempt
+                    .is_some_and(|attempt| attempt < payment.attempt);
+                let at = match (queue, payment.state) {
+                    (Queue::Due, PaymentState::Requested) if free && !held => payment.due_at,
+                    (Queue::Lookups, PaymentState::Accepted | PaymentState::Unknown) if here => {
+                        payment.work.next_lookup_at?
+                    }
+                    (Queue::Leases, PaymentState::Sending) => payment.work.lease_until?,
+                    // In no order of time.
+                    (
+                        Queue::Elsewhere,
+                        PaymentState::Requested | PaymentState::Accepted | PaymentState::Unknown,
+                    ) if !free && !row.invoice.needs_attention => Timestamp::from_millis(0),
+                    _ => return None,
+                };
+                Some((at, row.invoice.id()))
+            })
+            .collect();
+        queued.sort_by_key(|(at, _)| *at);
+        queued
+    }
+}
+
+fn constraint(what: &str) -> StoreError {
+    StoreError::Constraint(format!("{what}, says the model"))
+}
+
+/// The store that payd gets: the model, what goes wrong with it, and in some seeds the real one
+/// beside it, which must say the same.
+pub(crate) struct ModelStore {
+    pub(crate) world: Arc<World>,
+    pub(crate) real: Option<SqliteStore>,
+}
+
+/// What a call of the store is for: that decides how it may fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Begin,
+    Read,
+    /// A read of one invoice's rows.
+    Load,
+    Write,
+    Save,
+    Commit,
+}
+
+impl ModelStore {
+    /// Crashes here, or fails, or goes on.
+    fn pass(&mut self, call: Call) -> Result<(), StoreError> {
+        let (crash, failure) = self.world.with(|state| {
+            let crash = state.passes(Place::Store);
+            let failure = if crash { None } else { fault(state, call) };
+            if let Some(error) = &failure {
+                state.counted.faults += 1;
+                state.sets_aside |=
+                    matches!(error, StoreError::BadRow(_) | StoreError::Constraint(_));
+                state.tell(|| format!("  {call:?} fails: {error}"));
+            }
+            (crash, failure)
+        });
+        if crash {
+            die(&self.world);
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Whether a canary sings here and now.
+    fn forgets(&self, canary: Canary) -> bool {
+        self.world.with(|state| {
+            let always = canary == Canary::StoreForgetsTimers;
+            state.canary == Some(canary) && (always || state.chance.store.often(500))
+        })
+    }
+
+    fn both<T: twin::Same>(
+        &mut self,
+        what: &str,
+        model: impl FnOnce(&mut State) -> Result<T, StoreError>,
+        real: impl FnOnce(&mut SqliteStore) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let model = self.world.with(model);
+        let Some(store) = &mut self.real else {
+            return model;
+        };
+        let real = real(store);
+        if let Some(difference) = twin::difference(what, &model, &real) {
+            self.world.with(|state| state.fail(|| difference));
+        }
+        model
+    }
+}
+
+/// Ends payd where it stands. What was not committed is gone with it.
+fn die(world: &World) -> ! {
+    world.with(|state| state.disk.rollback());
+    panic::resume_unwind(Box::new(Crash))
+}
+
+/// How a call fails, if it does.
+fn fault(state: &mut State, call: Call) -> Option<StoreError> {
+    let now = state.now_ms();
+    let weather = &state.weather;
+    if !state.storm || (weather.store_fails == 0 && weather.disk_full == 0) {
+        return None;
+    }
+    let draw = &mut state.chance.store;
+    let writes = matches!(call, Call::Write | Call::Save | Call::Commit);
+    if call == Call::Begin && draw.often(weather.disk_full) {
+        let until = draw.spread_ms(120_000);
+        state.full_until_ms = now + i64::try_from(until).unwrap_or(0);
+    }
+    if writes && now < state.full_until_ms {
+        return Some(StoreError::NoRoom("the disk is full".to_owned()));
+    }
+    if !draw.often(weather.store_fails) {
+        return None;
+    }
+    if draw.often(weather.store_fatal) {
+        return Some(StoreError::Fatal("disk I/O error".to_owned()));
+    }
+    let busy = || StoreError::Busy("database is locked".to_owned());
+    let full = || StoreError::NoRoom("database or disk is full".to_owned());
+    Some(match (call, draw.within(0, 9)) {
+        (Call::Load, 0..2) => StoreError::BadRow("a row cannot be read".to_owned()),
+        (Call::Save, 0..2) => StoreError::Constraint("a row is refused".to_owned()),
+        (Call::Write | Call::Save | Call::Commit, 2..7) => full(),
+        _ => busy(),
+    })
+}
+
+impl Store for ModelStore {
+    fn info(&mut self) -> Result<StoreInfo, StoreError> {
+        self.pass(Call::Read)?;
+        self.both(
+            "info",
+            |state| {
+                let disk = &state.disk;
+                let event_time = match disk.log.last() {
+                    Some(event) => Some(
+                        decode(&event.bytes)
+                            .map_err(|error| StoreError::Fatal(error.to_string()))?
+                            .at,
+                    ),
+                    None => None,
+                };
+                let claimed = disk
+                    .payments()
+                    .filter(|(_, payment)| payment.state == PaymentState::Sending)
+                    .filter_map(|(_, payment)| payment.sent_at)
+                    .max();
+                Ok(StoreInfo {
+                    store: disk.store,
+                    source: disk.store,
+                    head: Head {
+                        sequence: disk.log.len() as u64,
+                        digest: disk.digest(),
+                        time: event_time.max(claimed),
+                    },
+                    paused: disk.paused,
+                })
+            },
+            SqliteStore::info,
+        )
+    }
+
+    fn begin(&mut self) -> Result<(), StoreError> {
+        self.pass(Call::Begin)?;
+        self.both(
+            "begin",
+            |state| {
+                // What reached the gateway by now met the disk as it is.
+                super::gateway::catch_up(state);
+                state.disk.begin();
+                Ok(())
+            },
+            SqliteStore::begin,
+        )
+    }
+
+    fn load(&mut self, invoice: &InvoiceId) -> Result<Option<Entry>, StoreError> {
+        self.pass(Call::Load)?;
+        self.both(
+            "load",
+            |state| {
+                let Some(row) = state.disk.find(invoice) else {
+                    return Ok(None);
+                };
+                let stored = &state.disk.rows[row];
+                let aggregate = Aggregate {
+                    invoice: stored.invoice.clone(),
+                    payments: stored.payments.last().cloned().into_iter().collect(),
+                };
+                Ok(Some(Entry::loaded(
+                    aggregate,
+                    i64::try_from(row + 1).unwrap_or(0),
+                )))
+            },
+            |real| real.load(invoice),
+        )
+    }
+
+    fn invoice_of(&mut self, payment: PaymentId) -> Result<Option<InvoiceId>, StoreError> {
+        self.pass(Call::Read)?;
+        self.both(
+            "invoice_of",
+            |state| {
+                let found = state.disk.by_id(payment);
+                Ok(found.map(|(row, _)| row.invoice.id().clone()))
+            },
+            |real| real.invoice_of(payment),
+        )
+    }
+
+    fn payment(&mut self, payment: PaymentId) -> Result<Option<Payment>, StoreError> {
+        self.pass(Call::Load)?;
+        self.both(
+            "payment",
+            |state| {
+                Ok(state
+                    .disk
+                    .by_id(payment)
+                    .map(|(_, payment)| payment.clone()))
+            },
+            |real| real.payment(payment),
+        )
+    }
+
+    fn queue(
+        &mut self,
+        queue: Queue,
+        gateway: &str,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<InvoiceId>, StoreError> {
+        self.pass(Call::Read)?;
+        self.both(
+            "queue",
+            |state| {
+                let queued = state.disk.queued(queue, gateway);
+                let due = queued.into_iter().take_while(|(at, _)| *at <= until);
+                Ok(due.take(limit).map(|(_, id)| id.clone()).collect())
+            },
+            |real| real.queue(queue, gateway, until, limit),
+        )
+    }
+
+    fn next(&mut self, queue: Queue, gateway: &str) -> Result<Option<Timestamp>, StoreError> {
+        self.pass(Call::Read)?;
+        if queue == Queue::Lookups && self.forgets(Canary::StoreForgetsTimers) {
+            return Ok(None);
+        }
+        self.both(
+            "next",
+            |state| {
+                let queued = state.disk.queued(queue, gateway);
+                let first = queued.first().map(|(at, _)| *at);
+                Ok(first.filter(|_| queue != Queue::Elsewhere))
+            },
+            |real| real.next(queue, gateway),
+        )
+    }
+
+    fn pull_lookups(&mut self, until: Timestamp) -> Result<usize, StoreError> {
+        self.pass(Call::Write)?;
+        self.both(
+            "pull_lookups",
+            |state| {
+                let late = |payment: &Payment| {
+                    matches!(
+                        payment.state,
+                        PaymentState::Accepted | PaymentState::Unknown
+                    ) && payment.work.next_lookup_at.is_some_and(|at| at > until)
+                };
+                let mut pulled = 0;
+                for row in 0..state.disk.rows.len() {
+                    if !state.disk.rows[row].payments.iter().any(late) {
+                        continue;
+                    }
+                    for payment in &mut state.disk.change(row).payments {
+                        if late(payment) {
+                            payment.work.next_lookup_at = Some(until);
+                            pulled += 1;
+                        }
+                    }
+                }
+                Ok(pulled)
+            },
+            |real| real.pull_lookups(until),
+        )
+    }
+
+    fn answer(&mut self, actor: &str, key: &str) -> Result<Option<StoredAnswer>, StoreError> {
+        self.pass(Call::Read)?;
+        self.both(
+            "answer",
+            |state| {
+                let name = (actor.to_owned(), key.to_owned());
+                let kept = state.disk.answers.get(&name);
+                Ok(kept.map(|(answer, _)| answer.clone()))
+            },
+            |real| real.answer(actor, key),
+        )
+    }
+
+    fn save(&mut self, entry: &mut Entry) -> Result<(), StoreError> {
+        self.pass(Call::Save)?;
+        if self.forgets(Canary::StoreForgetsRows) && entry.row.is_some() {
+            entry.payments_changed.pop();
+        }
+        let mut copy = self.real.is_some().then(|| entry.clone());
+        self.both(
+            "save",
+            |state| state.disk.save(entry),
+            |real| match &mut copy {
+                Some(copy) => real.save(copy),
+                None => Ok(()),
+            },
+        )
+    }
+
+    fn append(&mut self, record: &EventRecord, invoice_row: i64) -> Result<(), StoreError> {
+        self.pass(Call::Write)?;
+        self.both(
+            "append",
+            |state| {
+                let next = state.disk.log.len() as u64 + 1;
+                state.must(record.sequence == next, || {
+                    format!(
+                        "invariant 9: event {} where {next} comes next",
+                        record.sequence
+                    )
+                });
+                state.disk.log.push(Logged {
+                    row: usize::try_from(invoice_row - 1).unwrap_or(usize::MAX),
+                    kind: record.kind,
+                    bytes: record.bytes.clone(),
+                    digest: record.digest,
+                });
+                Ok(())
+            },
+            |real| real.append(record, invoice_row),
+        )
+    }
+
+    fn keep_answer(
+        &mut self,
+        actor: &str,
+        key: &str,
+        answer: &StoredAnswer,
+    ) -> Result<(), StoreError> {
+        self.pass(Call::Write)?;
+        if self.forgets(Canary::StoreForgetsAnswers) {
+            return Ok(());
+        }
+        self.both(
+            "keep_answer",
+            |state| {
+                let name = (actor.to_owned(), key.to_owned());
+                let disk = &mut state.disk;
+                if disk.answers.contains_key(&name) {
+                    return Err(constraint("UNIQUE of answers: key, actor"));
+                }
+                disk.undo().new_answers.push(name.clone());
+                disk.answers.insert(name, (answer.clone(), disk.age_ms));
+                Ok(())
+            },
+            |real| real.keep_answer(actor, key, answer),
+        )
+    }
+
+    fn expire_answers(&mut self, lived: Duration, limit: usize) -> Result<usize, StoreError> {
+        self.pass(Call::Write)?;
+        self.both(
+            "expire_answers",
+            |state| {
+                let disk = &mut state.disk;
+                disk.age_ms += u64::try_from(lived.as_millis()).unwrap_or(0);
+                let now = disk.age_ms;
+                let old: Vec<_> = disk
+                    .answers
+                    .iter()
+                    .filter(|(_, (_, born))| born + ANSWER_AGE_MAX_MS < now)
+                    .map(|(name, _)| name.clone())
+                    .take(limit)
+                    .collect();
+                for name in &old {
+                    if let Some(gone) = disk.answers.remove(name) {
+                        disk.undo().expired.push((name.clone(), gone));
+                    }
+                }
+                Ok(old.len())
+            },
+            |real| real.expire_answers(lived, limit),
+        )
+    }
+
+    // Tokens let clients in at the door, where the simulation has none.
+
+    fn tokens(&mut self) -> Result<Vec<Token>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn add_token(&mut self, _: &Token) -> Result<(), StoreError> {
+        Err(StoreError::Fatal("no tokens here".to_owned()))
+    }
+
+    fn revoke_token(&mut self, _: &str, _: Timestamp, _: &str) -> Result<(), StoreError> {
+        Err(StoreError::Fatal("no tokens here".to_owned()))
+    }
+
+    fn set_paused(&mut self, paused: bool) -> Result<(), StoreError> {
+        self.pass(Call::Write)?;
+        self.both(
+            "set_paused",
+            |state| {
+                state.disk.undo();
+                state.disk.paused = paused;
+                Ok(())
+            },
+            |real| real.set_paused(paused),
+        )
+    }
+
+    fn commit(&mut self) -> Result<(), StoreError> {
+        if self.world.with(|state| state.passes(Place::BeforeCommit)) {
+            die(&self.world);
+        }
+        // A commit that fails for good is on the disk, or it is not.
+        let lost = match self.pass(Call::Commit) {
+            Err(error @ StoreError::Fatal(_)) => {
+                if self.world.with(|state| state.chance.store.often(5000)) {
+                    self.rollback();
+                    return Err(error);
+                }
+                Some(error)
+            }
+            Err(error) => {
+                self.rollback();
+                return Err(error);
+            }
+            Ok(()) => None,
+        };
+        if self.forgets(Canary::StoreDropsCommits) {
+            self.rollback();
+            return Ok(());
+        }
+        let result = self.both(
+            "commit",
+            |state| {
+                state.counted.commits += 1;
+                if let Some(before) = state.disk.commit() {
+                    check::committed(state, &before);
+                }
+                Ok(())
+            },
+            SqliteStore::commit,
+        );
+        if self.world.with(|state| state.passes(Place::AfterCommit)) {
+            die(&self.world);
+        }
+        match lost {
+            Some(error) => Err(error),
+            None => result,
+        }
+    }
+
+    fn rollback(&mut self) {
+        self.world.with(|state| state.disk.rollback());
+        if let Some(real) = &mut self.real {
+            real.rollback();
+        }
+    }
+}
