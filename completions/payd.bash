@@ -16,6 +16,9 @@ _payd() {
             ",$1")
                 cmd="payd"
                 ;;
+            payd,backup)
+                cmd="payd__subcmd__backup"
+                ;;
             payd,config)
                 cmd="payd__subcmd__config"
                 ;;
@@ -24,6 +27,9 @@ _payd() {
                 ;;
             payd,openapi)
                 cmd="payd__subcmd__openapi"
+                ;;
+            payd,restore)
+                cmd="payd__subcmd__restore"
                 ;;
             payd,serve)
                 cmd="payd__subcmd__serve"
@@ -49,6 +55,9 @@ _payd() {
             payd__subcmd__config__subcmd__help,show)
                 cmd="payd__subcmd__config__subcmd__help__subcmd__show"
                 ;;
+            payd__subcmd__help,backup)
+                cmd="payd__subcmd__help__subcmd__backup"
+                ;;
             payd__subcmd__help,config)
                 cmd="payd__subcmd__help__subcmd__config"
                 ;;
@@ -57,6 +66,9 @@ _payd() {
                 ;;
             payd__subcmd__help,openapi)
                 cmd="payd__subcmd__help__subcmd__openapi"
+                ;;
+            payd__subcmd__help,restore)
+                cmd="payd__subcmd__help__subcmd__restore"
                 ;;
             payd__subcmd__help,serve)
                 cmd="payd__subcmd__help__subcmd__serve"
@@ -77,12 +89,34 @@ _payd() {
 
     case "${cmd}" in
         payd)
-            opts="-h -V --help --version serve config verify openapi help"
+            opts="-h -V --help --version serve config backup restore verify openapi help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        payd__subcmd__backup)
+            opts="-h --config --data-dir --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --data-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -221,8 +255,22 @@ _payd() {
             return 0
             ;;
         payd__subcmd__help)
-            opts="serve config verify openapi help"
+            opts="serve config backup restore verify openapi help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        payd__subcmd__help__subcmd__backup)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -304,6 +352,20 @@ _payd() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        payd__subcmd__help__subcmd__restore)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         payd__subcmd__help__subcmd__serve)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -339,6 +401,28 @@ _payd() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        payd__subcmd__restore)
+            opts="-h --pause --config --data-dir --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --data-dir)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

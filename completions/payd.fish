@@ -28,7 +28,9 @@ complete -c payd -n "__fish_payd_needs_command" -s h -l help -d 'Print help (see
 complete -c payd -n "__fish_payd_needs_command" -s V -l version -d 'Print version'
 complete -c payd -n "__fish_payd_needs_command" -f -a "serve" -d 'Run the daemon until it is told to stop'
 complete -c payd -n "__fish_payd_needs_command" -f -a "config" -d 'Check or show the settings'
-complete -c payd -n "__fish_payd_needs_command" -f -a "verify" -d 'Check that the event log has not been altered'
+complete -c payd -n "__fish_payd_needs_command" -f -a "backup" -d 'Copy the database into a file, verified'
+complete -c payd -n "__fish_payd_needs_command" -f -a "restore" -d 'Make a backup the database, where there is none'
+complete -c payd -n "__fish_payd_needs_command" -f -a "verify" -d 'Check that the database is what payd wrote'
 complete -c payd -n "__fish_payd_needs_command" -f -a "openapi" -d 'Print the OpenAPI description of the HTTP API'
 complete -c payd -n "__fish_payd_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c payd -n "__fish_payd_using_subcommand serve" -l config -d 'The settings file [default: ~/.config/payd/payd.toml, else /etc/payd/payd.toml]' -r -F
@@ -56,14 +58,23 @@ complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcom
 complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "check" -d 'Read the settings and say what is wrong with them'
 complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "show" -d 'Print the settings that hold, and where each came from'
 complete -c payd -n "__fish_payd_using_subcommand config; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c payd -n "__fish_payd_using_subcommand backup" -l config -d 'The settings file [default: ~/.config/payd/payd.toml, else /etc/payd/payd.toml]' -r -F
+complete -c payd -n "__fish_payd_using_subcommand backup" -l data-dir -d 'Where the database lies [default: ~/.local/share/payd]' -r -F
+complete -c payd -n "__fish_payd_using_subcommand backup" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c payd -n "__fish_payd_using_subcommand restore" -l config -d 'The settings file [default: ~/.config/payd/payd.toml, else /etc/payd/payd.toml]' -r -F
+complete -c payd -n "__fish_payd_using_subcommand restore" -l data-dir -d 'Where the database lies [default: ~/.local/share/payd]' -r -F
+complete -c payd -n "__fish_payd_using_subcommand restore" -l pause -d 'Send nothing before an operator says so: POST /admin/resume'
+complete -c payd -n "__fish_payd_using_subcommand restore" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c payd -n "__fish_payd_using_subcommand verify" -l config -d 'The settings file [default: ~/.config/payd/payd.toml, else /etc/payd/payd.toml]' -r -F
 complete -c payd -n "__fish_payd_using_subcommand verify" -l data-dir -d 'Where the database lies [default: ~/.local/share/payd]' -r -F
 complete -c payd -n "__fish_payd_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c payd -n "__fish_payd_using_subcommand openapi" -s h -l help -d 'Print help'
-complete -c payd -n "__fish_payd_using_subcommand help; and not __fish_seen_subcommand_from serve config verify openapi help" -f -a "serve" -d 'Run the daemon until it is told to stop'
-complete -c payd -n "__fish_payd_using_subcommand help; and not __fish_seen_subcommand_from serve config verify openapi help" -f -a "config" -d 'Check or show the settings'
-complete -c payd -n "__fish_payd_using_subcommand help; and not __fish_seen_subcommand_from serve config verify openapi help" -f -a "verify" -d 'Check that the event log has not been altered'
-complete -c payd -n "__fish_payd_using_subcommand help; and not __fish_seen_subcommand_from serve config verify openapi help" -f -a "openapi" -d 'Print the OpenAPI description of the HTTP API'
-complete -c payd -n "__fish_payd_using_subcommand help; and not __fish_seen_subcommand_from serve config verify openapi help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c payd -n "__fish_payd_using_subcommand help; and not __fish_seen_subcommand_from serve config backup restore verify openapi help" -f -a "serve" -d 'Run the daemon until it is told to stop'
+complete -c payd -n "__fish_payd_using_subcommand help; and not __fish_seen_subcommand_from serve config backup restore verify openapi help" -f -a "config" -d 'Check or show the settings'
+complete -c payd -n "__fish_payd_using_subcommand help; and not __fish_seen_subcommand_from serve config backup restore verify openapi help" -f -a "backup" -d 'Copy the database into a file, verified'
+complete -c payd -n "__fish_payd_using_subcommand help; and not __fish_seen_subcommand_from serve config backup restore verify openapi help" -f -a "restore" -d 'Make a backup the database, where there is none'
+complete -c payd -n "__fish_payd_using_subcommand help; and not __fish_seen_subcommand_from serve config backup restore verify openapi help" -f -a "verify" -d 'Check that the database is what payd wrote'
+complete -c payd -n "__fish_payd_using_subcommand help; and not __fish_seen_subcommand_from serve config backup restore verify openapi help" -f -a "openapi" -d 'Print the OpenAPI description of the HTTP API'
+complete -c payd -n "__fish_payd_using_subcommand help; and not __fish_seen_subcommand_from serve config backup restore verify openapi help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c payd -n "__fish_payd_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "check" -d 'Read the settings and say what is wrong with them'
 complete -c payd -n "__fish_payd_using_subcommand help; and __fish_seen_subcommand_from config" -f -a "show" -d 'Print the settings that hold, and where each came from'

@@ -8,10 +8,12 @@ mod event;
 mod invoice;
 mod payment;
 mod problem;
+mod seal;
 mod token;
 
 pub use event::{Event, EventPage};
 pub use invoice::{Invoice, InvoicePage};
 pub use payment::{Failure, Payment, PaymentPage};
 pub use problem::{Code, FieldError, Problem};
+pub use seal::{SEAL_LEN, is_seal_of, seal};
 pub use token::{NewToken, Scope, Token, TokenPage};

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::domain::{StoreId, Timestamp};
 
 use super::bus::Bus;
+use super::doctor::Surroundings;
 use super::engine::EngineHandle;
 use super::metrics::Counters;
-use super::ports::{Clock, Random, Reader, StoreError};
+use super::ports::{Clock, Random, Reader, Restored, StoreError};
 use super::request::{Action, Caller, Idempotency, Outcome, SubmitError};
 
 /// The application. Shared by all connections.
@@ -21,6 +22,7 @@ pub struct App {
     random: Arc<dyn Random>,
     counters: Arc<Counters>,
     overview: Overview,
+    surroundings: Option<Surroundings>,
     in_flight: Mutex<HashMap<KeyName, [u8; 32]>>,
 }
 
@@ -42,6 +44,8 @@ pub struct Overview {
     pub data_dir: String,
     /// Where it listens.
     pub listeners: Vec<String>,
+    /// Where the store was restored from a backup.
+    pub restored: Option<Restored>,
 }
 
 impl App {
@@ -64,8 +68,20 @@ impl App {
             random,
             counters,
             overview,
+            surroundings: None,
             in_flight: Mutex::default(),
         }
+    }
+
+    /// With what it takes to examine more than the store.
+    #[must_use]
+    pub fn with_surroundings(mut self, surroundings: Surroundings) -> Self {
+        self.surroundings = Some(surroundings);
+        self
+    }
+
+    pub(super) const fn surroundings(&self) -> Option<&Surroundings> {
+        self.surroundings.as_ref()
     }
 
     /// Has the engine decide an action, and comes back when that is durable.

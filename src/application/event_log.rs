@@ -226,8 +226,12 @@ impl Serialize for Data<'_> {
             Event::PaymentContradicted { evidence, .. } => {
                 map.serialize_entry("evidence", evidence)?;
             }
-            Event::InvoiceAttentionRequired { reason } => {
+            Event::InvoiceAttentionRequired { reason, restored } => {
                 map.serialize_entry("reason", reason)?;
+                // Only where it is so: events of before there were restores are as they were.
+                if *restored {
+                    map.serialize_entry("restored", restored)?;
+                }
             }
         }
         map.end()
@@ -340,6 +344,10 @@ pub fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
         },
         EventType::InvoiceAttentionRequired => Event::InvoiceAttentionRequired {
             reason: data.text("reason")?,
+            restored: match data.0.get("restored") {
+                None => false,
+                Some(said) => parsed("restored", said.as_bool())?,
+            },
         },
     };
     Ok(Decoded {

@@ -6,6 +6,7 @@ pub mod request;
 
 mod app;
 mod bus;
+mod doctor;
 
 mod engine;
 mod event_log;
@@ -20,10 +21,12 @@ mod resolver;
 mod worker;
 
 mod metrics;
+mod upkeep;
 mod verify;
 
 pub use app::{App, Overview};
 pub use bus::{Bell, Bus};
+pub use doctor::{Check, Surroundings, Verdict};
 pub use engine::{Engine, EngineHandle, Fatal, Policy, Run, spawn};
 pub use event_log::{DecodeError, Decoded, EventRecord, chain, decode, first_digest};
 pub use gate::{Closure, Shut};
@@ -35,5 +38,9 @@ pub use tokens::{
     ADMIN, Adopted, LIVE_MAX, Scopes, Secret, Token, TokenRefusal, TokenRequest, Tokens, Unproven,
     adopt,
 };
-pub use verify::{Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, verify};
+pub use upkeep::{Backup, Measures, Progress, Stage, Upkeep, UpkeepError, Watch};
+pub use verify::{
+    Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, is_what_its_events_say,
+    verify, verify_watched,
+};
 pub use working_set::{Entry, WorkingSet};

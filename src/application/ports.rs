@@ -14,6 +14,7 @@ use crate::failpoints::Failed;
 use super::event_log::EventRecord;
 use super::request::StoredAnswer;
 use super::tokens::Token;
+use super::upkeep::Upkeep;
 use super::working_set::Entry;
 
 /// payd's time. It never goes backwards, and a jump of the wall clock does not move it.
@@ -151,6 +152,19 @@ pub struct StoreInfo {
     pub head: Head,
     /// Whether an operator has paused sending.
     pub paused: bool,
+    /// Where it was restored from a backup.
+    pub restored: Option<Restored>,
+}
+
+/// The latest restore of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// When, by the wall clock of the machine.
+    pub at: Timestamp,
+    /// The newest event in the backup.
+    pub sequence: u64,
+    /// Whether its open payments are still to be marked for a lookup: nothing may be sent before.
+    pub pending: bool,
 }
 
 /// Work that a worker can take, by the invoice that it is about.
@@ -165,6 +179,8 @@ pub enum Queue {
     /// Payments that wait for another gateway than the one named, of invoices that no operator has
     /// been called to. At no time of its own.
     Elsewhere,
+    /// Open payments that a restored store has not marked yet. At no time of its own.
+    Restored,
 }
 
 /// The one writer. Between `begin` and `commit` it sees its own writes. It is used from one thread.
@@ -200,7 +216,7 @@ pub trait Store: Send {
     fn payment(&mut self, payment: PaymentId) -> Result<Option<Payment>, StoreError>;
 
     /// The invoices at the head of a queue, up to `limit`; those at or before `until`. A gateway's
-    /// name leaves out payments that are bound to another, but for [`Queue::Elsewhere`].
+    /// name leaves out payments that are bound to another, but for [`Queue::Elsewhere`] and [`Queue::Restored`].
     ///
     /// # Errors
     /// Where it cannot be read.
@@ -259,6 +275,12 @@ pub trait Store: Send {
     /// # Errors
     /// Where it cannot be written.
     fn expire_answers(&mut self, lived: Duration, limit: usize) -> Result<usize, StoreError>;
+
+    /// Notes that all open payments of a restored store are marked.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    fn restore_done(&mut self) -> Result<(), StoreError>;
 
     /// Notes whether sending is paused.
     ///
@@ -360,12 +382,17 @@ pub struct Tally {
     pub open_payments: Vec<(crate::domain::PaymentState, u64)>,
     /// REQUESTED payments whose time has come.
     pub due: u64,
+    /// Since when the oldest UNKNOWN payment is an open question.
+    pub oldest_unknown: Option<Timestamp>,
     /// Invoices that an operator should look at.
     pub needs_attention: u64,
 }
 
 /// Readers, beside the writer and never in its way. Calls block; they belong on a blocking thread.
 pub trait Reader: Send + Sync {
+    /// The store as a whole: backups and checks.
+    fn upkeep(&self) -> &dyn Upkeep;
+
     /// One invoice.
     ///
     /// # Errors

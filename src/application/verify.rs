@@ -2,11 +2,13 @@
 //! events fold to. It reads and never repairs, and needs no more memory than one invoice.
 
 use std::fmt;
+use std::ops::ControlFlow;
 
 use crate::domain::{Aggregate, Event, InvoiceStatus, PaymentState, StoreId};
 
 use super::event_log::{chain, decode, first_digest};
 use super::ports::StoreError;
+use super::upkeep::{Progress, Stage, Watch};
 
 /// An event as it lies in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,17 +48,24 @@ pub trait VerifySource {
     /// Where it cannot be run.
     fn integrity(&self) -> Result<Option<String>, StoreError>;
 
-    /// The log, oldest first.
+    /// About how many events and invoices there are, to tell how far it is.
     ///
     /// # Errors
     /// Where it cannot be read.
-    fn log(&self, each: &mut dyn FnMut(LogRow)) -> Result<(), StoreError>;
+    fn extent(&self) -> Result<(u64, u64), StoreError>;
 
-    /// The invoices.
+    /// The log, oldest first, until `each` breaks off.
+    ///
+    /// # Errors
+    /// Where it cannot be read.
+    fn log(&self, each: &mut dyn FnMut(LogRow) -> ControlFlow<()>) -> Result<(), StoreError>;
+
+    /// The invoices, until `each` breaks off.
     ///
     /// # Errors
     /// Where they cannot be read.
-    fn invoices(&self, each: &mut dyn FnMut(TableRow)) -> Result<(), StoreError>;
+    fn invoices(&self, each: &mut dyn FnMut(TableRow) -> ControlFlow<()>)
+    -> Result<(), StoreError>;
 }
 
 /// Something that is not as it should be.
@@ -85,6 +94,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// How many there were in all.
     pub found: u64,
+    /// Whether all of it was checked, rather than broken off by who watched.
+    pub complete: bool,
 }
 
 impl Report {
@@ -102,24 +113,55 @@ impl Report {
     }
 }
 
+/// Rows between two words to who watches.
+const WATCH_ROWS: u64 = 256;
+
 /// Checks a store.
 ///
 /// # Errors
 /// Where it cannot be read at all.
 pub fn verify(source: &dyn VerifySource) -> Result<Report, StoreError> {
+    verify_watched(source, &|_| ControlFlow::Continue(()))
+}
+
+/// The same, for somebody who watches, and who may break it off: [`Report::complete`] says whether.
+///
+/// # Errors
+/// Where it cannot be read at all.
+pub fn verify_watched(source: &dyn VerifySource, watch: Watch<'_>) -> Result<Report, StoreError> {
     let mut report = Report::default();
+    let (events, invoices) = source.extent()?;
+    let tell = |stage, done: u64, total: u64| {
+        if done.is_multiple_of(WATCH_ROWS) || done == total {
+            return watch(Progress { stage, done, total });
+        }
+        ControlFlow::Continue(())
+    };
+    if tell(Stage::Pages, 0, 0).is_break() {
+        return Ok(report);
+    }
     if let Some(damage) = source.integrity()? {
         report.add("database", damage);
     }
-    verify_chain(source, &mut report)?;
+    let chain = |done| tell(Stage::Chain, done, events);
+    if verify_chain(source, &mut report, &chain)?.is_break() {
+        return Ok(report);
+    }
     let mut events_of_invoices = 0;
+    let mut flow = ControlFlow::Continue(());
     source.invoices(&mut |row| {
         report.invoices += 1;
         events_of_invoices += row.events.len() as u64;
         if let Err(what) = verify_invoice(&row) {
             report.add(format_args!("invoice {}", row.name), what);
         }
+        flow = tell(Stage::Fold, report.invoices, invoices);
+        flow
     })?;
+    if flow.is_break() {
+        return Ok(report);
+    }
+    report.complete = true;
     if events_of_invoices != report.events {
         let what = format!(
             "the log has {} events, of which {events_of_invoices} belong to an invoice",
@@ -130,7 +172,12 @@ pub fn verify(source: &dyn VerifySource) -> Result<Report, StoreError> {
     Ok(report)
 }
 
-fn verify_chain(source: &dyn VerifySource, report: &mut Report) -> Result<(), StoreError> {
+fn verify_chain(
+    source: &dyn VerifySource,
+    report: &mut Report,
+    tell: &dyn Fn(u64) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, StoreError> {
+    let mut flow = ControlFlow::Continue(());
     let mut digest = first_digest(source.store()?);
     let mut sequence = 0;
     source.log(&mut |row| {
@@ -164,7 +211,10 @@ fn verify_chain(source: &dyn VerifySource, report: &mut Report) -> Result<(), St
             Ok(_) => {}
             Err(error) => report.add(&place, error.to_string()),
         }
-    })
+        flow = tell(report.events);
+        flow
+    })?;
+    Ok(flow)
 }
 
 fn verify_invoice(row: &TableRow) -> Result<(), String> {
@@ -191,6 +241,27 @@ fn verify_invoice(row: &TableRow) -> Result<(), String> {
                 "the tables say {table:?}, the events fold to {folded:?}"
             ));
         }
+    }
+    Ok(())
+}
+
+/// Whether an invoice with its latest payment, as the tables have it, is what its events fold to, and holds
+/// together in itself. For one that is about to move money; [`verify`] is for all of them.
+///
+/// # Errors
+/// What does not fit.
+pub fn is_what_its_events_say(loaded: &Aggregate, events: &[Vec<u8>]) -> Result<(), String> {
+    let folded = comparable(&fold(events)?);
+    let loaded = comparable(loaded);
+    let latest = |it: &Aggregate| it.payments.last().cloned();
+    if loaded.invoice != folded.invoice || latest(&loaded) != latest(&folded) {
+        return Err(format!(
+            "the tables say {:?} {:?}, the events fold to {:?} {:?}",
+            loaded.invoice,
+            latest(&loaded),
+            folded.invoice,
+            latest(&folded)
+        ));
     }
     Ok(())
 }

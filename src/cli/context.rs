@@ -34,6 +34,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Context {
     pub(crate) out: Output,
     pub(crate) client: Client,
+    /// Where the token is from.
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 impl Context {
@@ -45,7 +47,11 @@ impl Context {
                 if let Some(warning) = warning {
                     out.warn(&warning);
                 }
-                Ok(Self { out, client })
+                Ok(Self {
+                    out,
+                    client,
+                    token_file: global.token_file.clone().map(PathBuf::from),
+                })
             }
             Err(failure) => Err((out, failure)),
         }

@@ -13,8 +13,10 @@ mod arguments;
 mod context;
 mod watch;
 
+mod backup;
 mod bench;
 mod completion;
+mod doctor;
 mod events;
 mod explain;
 mod invoice;
@@ -22,6 +24,7 @@ mod pay;
 mod payment;
 mod status;
 mod token;
+mod verify;
 mod wait;
 
 use std::ffi::OsString;
@@ -161,6 +164,9 @@ enum Command {
     Wait(wait::Arguments),
     Explain(explain::Arguments),
     Status(status::Arguments),
+    Doctor(doctor::Arguments),
+    Backup(backup::Arguments),
+    Verify(verify::Arguments),
     Bench(bench::Arguments),
     Token(token::Arguments),
     Completion(completion::Arguments),
@@ -229,6 +235,9 @@ async fn run(command: Command, context: &mut Context) -> Outcome {
         Command::Wait(arguments) => Box::pin(wait::run(arguments, context)).await,
         Command::Explain(arguments) => explain::run(arguments, context).await,
         Command::Status(arguments) => status::run(arguments, context).await,
+        Command::Doctor(arguments) => doctor::run(arguments, context).await,
+        Command::Backup(arguments) => backup::run(arguments, context).await,
+        Command::Verify(arguments) => verify::run(arguments, context).await,
         Command::Bench(arguments) => Box::pin(bench::run(arguments, context)).await,
         Command::Token(arguments) => token::run(arguments, context).await,
         Command::Completion(arguments) => completion::run(&arguments, &mut context.out),

@@ -5,6 +5,7 @@
 //! broke (`Error::may_have_arrived`), and the command decides. The one exception is a GET on a
 //! connection that had been idle, which changes nothing and is made once more.
 
+mod bytes;
 mod host;
 mod lines;
 #[cfg(feature = "tls")]
@@ -23,6 +24,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+pub(crate) use bytes::Pieces;
 pub(crate) use host::{Environment, Host, Hosts};
 pub(crate) use lines::Lines;
 
@@ -108,6 +110,7 @@ pub(crate) struct Request {
     content_type: &'static str,
     idempotency_key: Option<String>,
     wait_seconds: Option<u64>,
+    answer_max: Duration,
     body: Bytes,
 }
 
@@ -121,6 +124,7 @@ impl Request {
             content_type: JSON,
             idempotency_key: None,
             wait_seconds: None,
+            answer_max: ANSWER_TIMEOUT,
             body: Bytes::new(),
         }
     }
@@ -159,8 +163,14 @@ impl Request {
         self
     }
 
+    /// The same for work that takes payd long.
+    pub(crate) fn within(mut self, answer_max: Duration) -> Self {
+        self.answer_max = answer_max;
+        self
+    }
+
     fn timeout(&self) -> Duration {
-        ANSWER_TIMEOUT + Duration::from_secs(self.wait_seconds.unwrap_or(0))
+        self.answer_max + Duration::from_secs(self.wait_seconds.unwrap_or(0))
     }
 }
 
@@ -184,6 +194,12 @@ impl Answer {
 /// The start of an answer that comes line by line, or the whole of one that refuses to.
 pub(crate) enum Streamed {
     Lines(Lines),
+    Refused(Answer),
+}
+
+/// The start of an answer that is too large to be held, or the whole of one that refuses to.
+pub(crate) enum Download {
+    Pieces(Pieces),
     Refused(Answer),
 }
 
@@ -299,37 +315,47 @@ impl Client {
 
     /// Asks for lines, on a connection of its own that ends with them.
     pub(crate) async fn stream(&self, request: &Request) -> Result<Streamed, Error> {
-        let (host, mut sender) = self.connect().await?;
-        let host = host.to_string();
-        let answered = timeout(request.timeout(), self.answer(&host, &mut sender, request)).await;
-        let (parts, body) = answered.map_err(|_| Error::Silent {
-            host: host.clone(),
-            after: request.timeout(),
-        })??;
+        let (host, parts, body, sender) = self.begin(request).await?;
         if parts.status.is_success() {
             return Ok(Streamed::Lines(Lines::new(host, sender, body)));
         }
-        let collected = timeout(
-            ANSWER_TIMEOUT,
-            Limited::new(body, ANSWER_BYTES_MAX).collect(),
-        )
-        .await;
-        match collected {
-            Ok(Ok(body)) => Ok(Streamed::Refused(Answer {
-                status: parts.status,
-                headers: parts.headers,
-                body: body.to_bytes(),
-            })),
-            Ok(Err(error)) => Err(Error::Broken {
-                host,
-                reason: error.to_string(),
-                may_have_arrived: true,
-            }),
-            Err(_) => Err(Error::Silent {
-                host,
-                after: ANSWER_TIMEOUT,
-            }),
+        refusal(host, parts, body).await.map(Streamed::Refused)
+    }
+
+    /// Asks for bytes, on a connection of its own that ends with them. payd may take `answer_max`
+    /// before the first.
+    pub(crate) async fn download(
+        &self,
+        request: &Request,
+        answer_max: Duration,
+    ) -> Result<Download, Error> {
+        let request = request.clone().within(answer_max);
+        let (host, parts, body, sender) = self.begin(&request).await?;
+        if parts.status.is_success() {
+            return Ok(Download::Pieces(Pieces::new(host, sender, body)));
         }
+        refusal(host, parts, body).await.map(Download::Refused)
+    }
+
+    async fn begin(
+        &self,
+        request: &Request,
+    ) -> Result<
+        (
+            String,
+            hyper::http::response::Parts,
+            Incoming,
+            SendRequest<Full<Bytes>>,
+        ),
+        Error,
+    > {
+        let answered = timeout(request.timeout(), self.send_fresh(request)).await;
+        answered.unwrap_or_else(|_| {
+            Err(Error::Silent {
+                host: self.hosts.name(),
+                after: request.timeout(),
+            })
+        })
     }
 
     /// Sends on an open connection, and reads the answer's head.
@@ -447,6 +473,35 @@ impl Client {
         _: TcpStream,
     ) -> Result<SendRequest<Full<Bytes>>, Error> {
         Err(refused(host, io::ErrorKind::Unsupported.into()))
+    }
+}
+
+/// An answer that refuses, read whole.
+async fn refusal(
+    host: String,
+    parts: hyper::http::response::Parts,
+    body: Incoming,
+) -> Result<Answer, Error> {
+    let collected = timeout(
+        ANSWER_TIMEOUT,
+        Limited::new(body, ANSWER_BYTES_MAX).collect(),
+    )
+    .await;
+    match collected {
+        Ok(Ok(body)) => Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: body.to_bytes(),
+        }),
+        Ok(Err(error)) => Err(Error::Broken {
+            host,
+            reason: error.to_string(),
+            may_have_arrived: true,
+        }),
+        Err(_) => Err(Error::Silent {
+            host,
+            after: ANSWER_TIMEOUT,
+        }),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 
 use crate::config::Flags;
 
@@ -51,14 +51,40 @@ pub enum Command {
     /// Check or show the settings
     #[command(subcommand, arg_required_else_help = true)]
     Config(ConfigCommand),
-    /// Check that the event log has not been altered
+    /// Copy the database into a file, verified
     #[command(
-        long_about = "Check that the event log has not been altered.\n\n\
+        long_about = "Copy the database into a file, verified.\n\n\
+            The copy is the database at one moment, also while payd runs and payments go on. It has its name \
+            only once it is whole, verified and on disk; a file that is there already is not overwritten. It \
+            holds no secret, but all business data: keep it as safe as the database.",
+        after_help = "Examples:\n  \
+            payd backup /backup/payd-2026-01-02.db\n  \
+            payctl backup FILE          the same from a running payd, where its directory is not yours to read"
+    )]
+    Backup(BackupArgs),
+    /// Make a backup the database, where there is none
+    #[command(
+        long_about = "Make a backup the database, where there is none.\n\n\
+            The backup is checked to the last byte before anything has its name. Payments that were open in it \
+            are looked up at the gateway at the next start, before anything is sent: they may have been sent \
+            since. Where such a payment has failed, no other attempt follows by itself; its invoice needs \
+            attention. What was canceled after the backup was made is not known any more, so cancel it again; \
+            --pause leaves the time to. Readers of events must start anew: the source of events is another.\n\n\
+            Make sure that the payd which the backup is from does not run any more, here or elsewhere.",
+        after_help = "Examples:\n  \
+            payd restore /backup/payd-2026-01-02.db\n  \
+            payd restore FILE --data-dir ./copy     into another directory\n  \
+            payd restore FILE --pause               nothing is sent before an operator resumes it"
+    )]
+    Restore(RestoreArgs),
+    /// Check that the database is what payd wrote
+    #[command(
+        long_about = "Check that the database is what payd wrote.\n\n\
             Each event carries a digest over the one before it and its own bytes, so that an edit after the \
-            fact shows. It reads only.",
+            fact shows; and the tables must be what the events come to. It reads only, also while payd runs.",
         after_help = "Examples:\n  payd verify\n  payd verify --data-dir /var/lib/payd"
     )]
-    Verify(VerifyArgs),
+    Verify(StoreArgs),
     /// Print the OpenAPI description of the HTTP API
     #[command(after_help = "Examples:\n  payd openapi > openapi.json")]
     Openapi,
@@ -117,9 +143,34 @@ impl SettingsArgs {
     }
 }
 
-/// The flags of `payd verify`.
+/// The arguments of `payd backup`.
+#[derive(Debug, Clone, Args)]
+pub struct BackupArgs {
+    /// The file to make
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Which database.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// The arguments of `payd restore`.
+#[derive(Debug, Clone, Args)]
+pub struct RestoreArgs {
+    /// The backup
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Send nothing before an operator says so: POST /admin/resume
+    #[arg(long)]
+    pub pause: bool,
+    /// Which database.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Which database a command is about.
 #[derive(Debug, Clone, Default, Args)]
-pub struct VerifyArgs {
+pub struct StoreArgs {
     /// The settings file [default: ~/.config/payd/payd.toml, else /etc/payd/payd.toml]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -128,7 +179,7 @@ pub struct VerifyArgs {
     pub data_dir: Option<PathBuf>,
 }
 
-impl VerifyArgs {
+impl StoreArgs {
     /// As settings.
     #[must_use]
     pub fn flags(&self) -> Flags {
@@ -164,6 +215,8 @@ mod tests {
             "payd config check --config f --dev",
             "payd config show --data-dir d --listen 127.0.0.1:0",
             "payd verify --data-dir d",
+            "payd backup f --data-dir d",
+            "payd restore f --data-dir d --config c --pause",
             "payd openapi",
         ] {
             assert!(parse(line).is_ok(), "{line}");
@@ -179,7 +232,8 @@ mod tests {
                 ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand,
                 2,
             ),
-            ("payd backup f", ErrorKind::InvalidSubcommand, 2),
+            ("payd backup", ErrorKind::MissingRequiredArgument, 2),
+            ("payd restore", ErrorKind::MissingRequiredArgument, 2),
             ("payd serve --no-such-flag", ErrorKind::UnknownArgument, 2),
             ("payd serve extra", ErrorKind::UnknownArgument, 2),
             ("payd help", ErrorKind::DisplayHelp, 0),

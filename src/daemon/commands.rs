@@ -4,21 +4,30 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::application;
 use crate::config::{self, Flags, GatewayKind, Loaded};
 use crate::http;
 use crate::infrastructure::directories::{self, Given, Places, Surroundings};
-use crate::infrastructure::store::SqliteCheck;
 
 use super::EXIT_USAGE;
 use super::access;
-use super::args::{SettingsArgs, VerifyArgs};
+use super::args::SettingsArgs;
 
 /// Settings and places; or why not, said on stderr.
 pub(super) fn settings(
     config_file: Option<&Path>,
     flags: Flags,
 ) -> Result<(Loaded, Places), ExitCode> {
+    read_settings(config_file, flags).map_err(|wrong| {
+        complain(wrong);
+        ExitCode::from(EXIT_USAGE)
+    })
+}
+
+/// Settings and places; or why not.
+pub(super) fn read_settings(
+    config_file: Option<&Path>,
+    flags: Flags,
+) -> Result<(Loaded, Places), String> {
     let around = Surroundings::of_process();
     let inputs = config::Inputs {
         config_file: config_file.map(Path::to_owned),
@@ -27,26 +36,21 @@ pub(super) fn settings(
         home: around.home.clone(),
         system_file: config::SYSTEM_FILE.into(),
     };
-    let mut loaded = config::load(&inputs).map_err(|errors| {
-        complain(format_args!("{errors}"));
-        ExitCode::from(EXIT_USAGE)
-    })?;
+    let mut loaded = config::load(&inputs).map_err(|errors| errors.to_string())?;
     if let GatewayKind::Http(http) = &loaded.settings.gateway.kind
         && http.url.is_https()
         && !cfg!(feature = "tls")
     {
-        complain("gateway.http.url is https, and this payd was built without the feature tls");
-        return Err(ExitCode::from(EXIT_USAGE));
+        return Err(
+            "gateway.http.url is https, and this payd was built without the feature tls".to_owned(),
+        );
     }
     let given = Given {
         data_dir: loaded.settings.store.data_dir.as_deref(),
         socket: loaded.settings.server.socket.as_deref(),
         log_dir: loaded.settings.log.dir.as_deref(),
     };
-    let places = directories::find(given, &around).map_err(|error| {
-        complain(error);
-        ExitCode::from(EXIT_USAGE)
-    })?;
+    let places = directories::find(given, &around).map_err(|error| error.to_string())?;
     loaded.derive("store.data_dir", &places.data_dir.path, places.data_dir.why);
     loaded.derive("server.socket", &places.socket.path, places.socket.why);
     if let Some(dir) = &places.log_dir {
@@ -58,17 +62,21 @@ pub(super) fn settings(
 pub(super) fn config_check(args: &SettingsArgs) -> ExitCode {
     match settings(args.config.as_deref(), args.flags()) {
         Ok((loaded, places)) => match access::tls::load(&loaded.settings, &places) {
-            Ok(_) => say(match loaded.file {
-                Some(file) => format!("ok: {}\n", file.display()),
-                None => "ok: there is no settings file; flags, environment and defaults hold\n"
-                    .to_owned(),
-            }),
+            Ok(_) => say(format!("ok: {}\n", source(&loaded))),
             Err(error) => {
                 complain(error);
                 ExitCode::from(EXIT_USAGE)
             }
         },
         Err(code) => code,
+    }
+}
+
+/// Where settings came from.
+pub(super) fn source(loaded: &Loaded) -> String {
+    match &loaded.file {
+        Some(file) => file.display().to_string(),
+        None => "there is no settings file; flags, environment and defaults hold".to_owned(),
     }
 }
 
@@ -81,42 +89,6 @@ pub(super) fn config_show(args: &SettingsArgs) -> ExitCode {
 
 pub(super) fn openapi() -> ExitCode {
     say(http::OPENAPI)
-}
-
-pub(super) fn verify(args: &VerifyArgs) -> ExitCode {
-    let (_, places) = match settings(args.config.as_deref(), args.flags()) {
-        Ok(both) => both,
-        Err(code) => return code,
-    };
-    let path = places.database();
-    let source = match SqliteCheck::open(&path) {
-        Ok(source) => source,
-        Err(error) => return fail(format_args!("{}: {error}", path.display())),
-    };
-    let report = match application::verify(&source) {
-        Ok(report) => report,
-        Err(error) => return fail(format_args!("{}: {error}", path.display())),
-    };
-    if report.found == 0 {
-        return say(format!(
-            "ok: {} events in an unbroken chain; {} invoices are what they fold to\n",
-            report.events, report.invoices
-        ));
-    }
-    for finding in &report.findings {
-        complain(finding);
-    }
-    let untold = report.found.saturating_sub(report.findings.len() as u64);
-    if untold > 0 {
-        complain(format_args!("and {untold} more"));
-    }
-    fail(format_args!(
-        "{} is not what payd wrote: {} findings in {} events and {} invoices. Keep a copy of it, and restore a backup",
-        path.display(),
-        report.found,
-        report.events,
-        report.invoices
-    ))
 }
 
 /// Writes to stdout. Nobody reading any more is not an error.

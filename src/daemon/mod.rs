@@ -7,6 +7,7 @@ mod access;
 mod commands;
 mod serve;
 mod signals;
+mod upkeep;
 
 use std::process::ExitCode;
 
@@ -32,7 +33,9 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Config(ConfigCommand::Check(args)) => commands::config_check(&args),
         Command::Config(ConfigCommand::Show(args)) => commands::config_show(&args),
-        Command::Verify(args) => commands::verify(&args),
+        Command::Backup(args) => upkeep::backup(&args),
+        Command::Restore(args) => upkeep::restore(&args),
+        Command::Verify(args) => upkeep::verify(&args),
         Command::Openapi => commands::openapi(),
     }
 }

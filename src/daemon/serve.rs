@@ -14,10 +14,10 @@ use crate::application::ports::{Clock, Gateway, Random, Store, StoreError};
 use crate::application::request::{Action, Outcome, Reply};
 use crate::application::{
     App, Bus, Counters, Engine, EngineHandle, Fatal, Overview, Policy, Prober, Processor, Resolver,
-    Run, spawn,
+    Run, Surroundings, spawn,
 };
 use crate::config::{Auth, GatewayKind, Listen, LogFormat, Settings};
-use crate::domain::{LookupPolicy, RetryPolicy};
+use crate::domain::{LookupPolicy, RetryPolicy, Timestamp};
 use crate::failpoints;
 use crate::http::{self, Listener};
 use crate::infrastructure::clock::SystemClock;
@@ -27,12 +27,12 @@ use crate::infrastructure::listen::{self, SocketFile};
 use crate::infrastructure::lock::{self, DatabaseLock};
 use crate::infrastructure::logging::{self, Format, Logs};
 use crate::infrastructure::random::SystemRandom;
-use crate::infrastructure::store::{SqliteReader, SqliteStore, open_writer};
+use crate::infrastructure::store::{SqliteReader, SqliteStore, open_writer, remove_leftovers};
 
 use super::access;
 use super::args::SettingsArgs;
-use super::commands::{complain, fail, say, settings};
-use super::signals::{Signals, Wish};
+use super::commands::{complain, fail, read_settings, say, settings, source};
+use super::signals::{self, Signals, Wish};
 
 /// How much longer a claim holds than a send may take: time to record its outcome, also when the
 /// disk is full for a while.
@@ -51,13 +51,12 @@ const READ_THREADS_MAX: usize = 16;
 /// How often kept answers are looked through for old ones.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// A wall clock that is this far from payd's time is told in the log, in milliseconds.
+const WALL_CLOCK_TOLERANCE_MS: i64 = 5_000;
+
 pub(super) fn run(args: &SettingsArgs) -> ExitCode {
     let (loaded, places) = match settings(args.config.as_deref(), args.flags()) {
         Ok(both) => both,
-        Err(code) => return code,
-    };
-    let parts = match prepare(&loaded.settings, &places) {
-        Ok(parts) => parts,
         Err(code) => return code,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -67,6 +66,14 @@ pub(super) fn run(args: &SettingsArgs) -> ExitCode {
         .build();
     match runtime {
         Ok(runtime) => {
+            if let Err(error) = runtime.block_on(async { signals::outlive_file_size_limit() }) {
+                return fail(format_args!("SIGXFSZ cannot be handled: {error}"));
+            }
+            // Before any other thread has something to do.
+            let parts = match prepare(&loaded.settings, &places) {
+                Ok(parts) => parts,
+                Err(code) => return code,
+            };
             let code = runtime.block_on(serve(parts, args));
             // What has not ended within the grace time is cut off here.
             runtime.shutdown_background();
@@ -125,13 +132,22 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
     // Only the id of a store that is new today comes from this clock; payd's own starts below.
     let today = SystemClock::start(i64::MIN);
     let mut store = open_writer(&path, new_uuid(&today)).map_err(|error| broken(&error))?;
+    remove_leftovers(&path);
     let reader = SqliteReader::open(&path).map_err(|error| broken(&error))?;
     let info = store.info().map_err(|error| broken(&error))?;
-    let clock = SystemClock::start(info.head.time.map_or(i64::MIN, |time| time.as_millis()));
-    if clock.ahead_at_start_ms() > 0 {
+    let newest = info.head.time.map_or(i64::MIN, |time| time.as_millis());
+    let clock = SystemClock::go_on(&places.clock(), newest);
+    let wall_ahead_ms = clock.wall_ahead_at_start_ms();
+    if wall_ahead_ms < -WALL_CLOCK_TOLERANCE_MS {
         tracing::warn!(
-            ahead_ms = clock.ahead_at_start_ms(),
-            "the wall clock is behind what is stored; payd's time goes on from there"
+            behind_ms = -wall_ahead_ms,
+            "the wall clock is behind payd's time, which never goes backwards; it goes on from where it stood"
+        );
+    } else if wall_ahead_ms > WALL_CLOCK_TOLERANCE_MS {
+        tracing::warn!(
+            ahead_ms = wall_ahead_ms,
+            "the wall clock was moved ahead since payd last ran, and payd does not follow it, so that nothing is retried too \
+             early; where the wall clock is right now, stop payd, remove payd.clock from its data directory, and start it again"
         );
     }
     let clock: Arc<dyn Clock> = Arc::new(clock);
@@ -235,6 +251,7 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         started_at: clock.now(),
         data_dir: places.data_dir.path.display().to_string(),
         listeners: urls,
+        restored: info.restored.clone(),
     };
     let random = Arc::new(SystemRandom);
     let app = App::new(
@@ -246,6 +263,16 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         counters,
         overview,
     );
+    let typed = args.clone();
+    let app = app.with_surroundings(Surroundings {
+        gateway: Arc::clone(&gateway),
+        timeout: settings.gateway.timeout,
+        reread: Box::new(move || {
+            let read = read_settings(typed.config.as_deref(), typed.flags());
+            read.map(|(loaded, _)| source(&loaded))
+        }),
+        wall: Box::new(|| Timestamp::from_millis(jiff::Timestamp::now().as_millisecond())),
+    });
 
     let (listeners, tls) = match to_tokio(unix, tcp) {
         Ok(both) => both,
@@ -558,7 +585,7 @@ fn log_format(format: LogFormat) -> Format {
     }
 }
 
-fn new_uuid(clock: &SystemClock) -> uuid::Uuid {
+pub(super) fn new_uuid(clock: &SystemClock) -> uuid::Uuid {
     let mut random = [0; 10];
     SystemRandom.fill(&mut random);
     uuid::Builder::from_unix_timestamp_millis(u64::try_from(clock.now_ms()).unwrap_or(0), &random)

@@ -4,6 +4,13 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// Beyond a limit on the size of files (`RLIMIT_FSIZE`, systemd's `LimitFSIZE=`) the system would end payd
+/// with SIGXFSZ; handled, it is a write that is refused, like one on a full disk. For a runtime's context.
+pub(super) fn outlive_file_size_limit() -> io::Result<()> {
+    // The handler stays when its receiver goes.
+    signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map(drop)
+}
+
 /// The signals that payd listens to.
 pub(super) struct Signals {
     terminate: Signal,

@@ -108,6 +108,7 @@ impl Aggregate {
                 finished_at: None,
                 resends: 0,
                 contradicted: false,
+                restored: false,
                 traceparent: None,
                 work: Working::default(),
             });
@@ -231,7 +232,12 @@ impl Aggregate {
                 invoice.cancel_reason.clone_from(reason);
                 invoice.needs_attention = invoice.contradicted_attempt.is_some();
             }
-            (Event::InvoiceAttentionRequired { .. }, _) => invoice.needs_attention = true,
+            (Event::InvoiceAttentionRequired { restored, .. }, _) => {
+                invoice.needs_attention = true;
+                if *restored && let Some(latest) = self.payments.last_mut() {
+                    latest.restored = true;
+                }
+            }
             (_, None) => return Err(error("it names no payment")),
         }
         Ok(())

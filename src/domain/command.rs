@@ -156,6 +156,11 @@ pub enum Command {
         /// The gateway that payd sends to.
         gateway: String,
     },
+    /// The store was restored from a backup: what became of its open payment since is not known here.
+    Restored {
+        /// The gateway that payd sends to.
+        gateway: String,
+    },
     /// A lookup of its open payment begins: the next one is scheduled.
     Look,
     /// The lookup has its answer.

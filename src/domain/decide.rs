@@ -138,6 +138,7 @@ pub fn decide(
             outcome,
         } => settle(state, *payment, *epoch, outcome, context),
         Command::LeaveBehind { gateway } => leave_behind(state, gateway),
+        Command::Restored { gateway } => restored(state, gateway, context),
         Command::Look => look(state, context),
         Command::Found {
             payment,
@@ -268,7 +269,45 @@ fn leave_behind(state: &Aggregate, gateway: &str) -> Result<Decision, Refusal> {
             "payment {} waits for gateway \"{bound}\", and payd now uses \"{gateway}\": set gateway.kind back until it is decided",
             payment.id,
         ),
+        restored: false,
     }]))
+}
+
+/// A backup is older than the world: its open payment may have been sent since, declined, and followed
+/// by others. So it is looked up before anything is sent, and an operator is called.
+fn restored(state: &Aggregate, gateway: &str, context: &Context) -> Result<Decision, Refusal> {
+    let payment = state.latest().ok_or(Refusal::NothingToDo)?;
+    let to = payment
+        .state
+        .next(PaymentInput::Restored)
+        .map_err(|_| Refusal::NothingToDo)?;
+    let mut events = Vec::new();
+    let moves = to != payment.state;
+    if moves || !payment.restored {
+        events.push(Event::InvoiceAttentionRequired {
+            reason: format!(
+                "payd was restored from a backup in which payment {} was {}: what was done about this invoice after the backup is not known here",
+                payment.id,
+                payment.state.as_str(),
+            ),
+            restored: true,
+        });
+    }
+    if moves {
+        // What was never sent is bound to no gateway yet; it can only have gone to the one in use.
+        let bound = payment.gateway.as_deref().unwrap_or(gateway);
+        events.push(Event::PaymentUnknown {
+            payment: payment.id,
+            gateway: bound.to_owned(),
+            reason: "payd was restored from a backup, and it may have been sent since".to_owned(),
+        });
+    }
+    let looked_up = matches!(to, PaymentState::Accepted | PaymentState::Unknown);
+    let work = looked_up.then_some(Work::Look {
+        lookups: payment.work.lookups,
+        at: context.now,
+    });
+    Ok(Decision { events, work })
 }
 
 fn settle(
@@ -371,6 +410,7 @@ fn look(state: &Aggregate, context: &Context) -> Result<Decision, Refusal> {
             payment.state.as_str(),
             payment.work.open_since.unwrap_or(context.now),
         ),
+        restored: false,
     });
     Ok(Decision {
         events: attention.into_iter().collect(),
@@ -604,6 +644,17 @@ fn fail(
         .attempt
         .saturating_sub(invoice.attempts_before_round);
     let attempts_left = attempt_in_round < context.retry.max_attempts.get();
+    if payment.restored {
+        // Section 10: no new key. Where another attempt was made after the backup, it has that key.
+        let attention = Event::InvoiceAttentionRequired {
+            reason: format!(
+                "payment {} was open in the backup that payd was restored from, and has failed; attempts made after the backup are not known here. Look for them at the gateway; `payctl pay` makes the next one",
+                payment.id
+            ),
+            restored: false,
+        };
+        return events(fail_for_good(state, payment, failure).chain([attention]));
+    }
     if !failure.retryable || !attempts_left || invoice.cancel_requested {
         return events(fail_for_good(state, payment, failure));
     }

@@ -159,6 +159,8 @@ pub enum Event {
     InvoiceAttentionRequired {
         /// Why.
         reason: String,
+        /// Whether the reason is that the store was restored while its latest payment was open.
+        restored: bool,
     },
 }
 

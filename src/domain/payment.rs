@@ -41,6 +41,8 @@ pub enum PaymentInput {
     NotSent,
     /// The gateway says that it did not execute it.
     NotExecuted,
+    /// The store that it is in was restored from a backup: what it says of it may be out of date.
+    Restored,
     /// No answer that says anything, or the worker was lost.
     Ambiguous,
     /// A lookup proves that the gateway never had it.
@@ -133,6 +135,8 @@ impl PaymentState {
         match (self, input) {
             (Requested, On::Claim) => Ok(Sending),
             (Requested, On::Cancel) => Ok(Canceled),
+            // It may have been sent since the backup was made.
+            (Requested, On::Restored) => Ok(Unknown),
             (Requested, On::ResolveSucceeded | On::ResolveFailed) => Err(No::NotResolvable),
             // Late word of an approval, after a lookup had proved that there was nothing.
             (Requested, On::Approved) => Err(No::Contradicts),
@@ -142,7 +146,7 @@ impl PaymentState {
             (Sending, On::Declined) => Ok(Failed),
             (Sending, On::Pending) => Ok(Accepted),
             (Sending, On::NotSent | On::NotExecuted) => Ok(Requested),
-            (Sending, On::Ambiguous | On::Mismatch) => Ok(Unknown),
+            (Sending, On::Ambiguous | On::Mismatch | On::Restored) => Ok(Unknown),
             (Sending, On::KeyReused) => Ok(Review),
             (Sending, On::NotFound) => Err(No::BeingSent),
 
@@ -155,9 +159,10 @@ impl PaymentState {
             (Accepted | Unknown, On::Mismatch | On::KeyReused) => Ok(Review),
             (Unknown | Review, On::ResolveSucceeded) => Ok(Succeeded),
             (Unknown | Review, On::ResolveFailed) => Ok(Failed),
-            (Accepted | Unknown | Review, On::NotSent | On::NotExecuted | On::Ambiguous) => {
-                Ok(self)
-            }
+            (
+                Accepted | Unknown | Review,
+                On::NotSent | On::NotExecuted | On::Ambiguous | On::Restored,
+            ) => Ok(self),
             (Review, On::Pending | On::NotFound | On::Mismatch | On::KeyReused) => Ok(Review),
 
             (Succeeded, On::Declined) | (Failed | Canceled, On::Approved) => Err(No::Contradicts),
@@ -209,6 +214,9 @@ pub struct Payment {
     /// Whether word that contradicts where it stands has been recorded: its decision, or that
     /// nothing of it is at the gateway.
     pub contradicted: bool,
+    /// Whether it was open when the store was restored from a backup: other attempts may have
+    /// followed it since, so none follows it by itself.
+    pub restored: bool,
     /// The W3C trace context of the request that it goes back to. Correlation, not state.
     pub traceparent: Option<String>,
     /// Working state, not in the log.
@@ -253,18 +261,19 @@ mod tests {
             On::ResolveSucceeded,
             On::ResolveFailed,
             On::Cancel,
+            On::Restored,
         ];
         #[rustfmt::skip]
         let table = [
-            // state, then: Claim, Approved, Declined, Pending, NotSent, NotExecuted, Ambiguous, NotFound, Mismatch, KeyReused, ResolveSucceeded, ResolveFailed, Cancel
-            (Requested, [Ok(Sending), Err(Contradicts), Err(NothingOutstanding), Err(NothingOutstanding), Err(NothingOutstanding), Err(NothingOutstanding), Err(NothingOutstanding), Err(NothingOutstanding), Err(NothingOutstanding), Err(NothingOutstanding), Err(NotResolvable), Err(NotResolvable), Ok(Canceled)]),
-            (Sending,   [Err(NotRequested), Ok(Succeeded), Ok(Failed), Ok(Accepted), Ok(Requested), Ok(Requested), Ok(Unknown), Err(BeingSent), Ok(Unknown), Ok(Review), Err(NotResolvable), Err(NotResolvable), Err(MayHaveBeenSent)]),
-            (Accepted,  [Err(NotRequested), Ok(Succeeded), Ok(Failed), Ok(Accepted), Ok(Accepted), Ok(Accepted), Ok(Accepted), Ok(Review), Ok(Review), Ok(Review), Err(NotResolvable), Err(NotResolvable), Err(MayHaveBeenSent)]),
-            (Unknown,   [Err(NotRequested), Ok(Succeeded), Ok(Failed), Ok(Accepted), Ok(Unknown), Ok(Unknown), Ok(Unknown), Ok(Requested), Ok(Review), Ok(Review), Ok(Succeeded), Ok(Failed), Err(MayHaveBeenSent)]),
-            (Review,    [Err(NotRequested), Ok(Succeeded), Ok(Failed), Ok(Review), Ok(Review), Ok(Review), Ok(Review), Ok(Review), Ok(Review), Ok(Review), Ok(Succeeded), Ok(Failed), Err(MayHaveBeenSent)]),
-            (Succeeded, [Err(NotRequested), Err(AlreadyDecided), Err(Contradicts), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(NotResolvable), Err(NotResolvable), Err(AlreadyDecided)]),
-            (Failed,    [Err(NotRequested), Err(Contradicts), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(NotResolvable), Err(NotResolvable), Err(AlreadyDecided)]),
-            (Canceled,  [Err(NotRequested), Err(Contradicts), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(NotResolvable), Err(NotResolvable), Err(AlreadyDecided)]),
+            // state, then: Claim, Approved, Declined, Pending, NotSent, NotExecuted, Ambiguous, NotFound, Mismatch, KeyReused, ResolveSucceeded, ResolveFailed, Cancel, Restored
+            (Requested, [Ok(Sending), Err(Contradicts), Err(NothingOutstanding), Err(NothingOutstanding), Err(NothingOutstanding), Err(NothingOutstanding), Err(NothingOutstanding), Err(NothingOutstanding), Err(NothingOutstanding), Err(NothingOutstanding), Err(NotResolvable), Err(NotResolvable), Ok(Canceled), Ok(Unknown)]),
+            (Sending,   [Err(NotRequested), Ok(Succeeded), Ok(Failed), Ok(Accepted), Ok(Requested), Ok(Requested), Ok(Unknown), Err(BeingSent), Ok(Unknown), Ok(Review), Err(NotResolvable), Err(NotResolvable), Err(MayHaveBeenSent), Ok(Unknown)]),
+            (Accepted,  [Err(NotRequested), Ok(Succeeded), Ok(Failed), Ok(Accepted), Ok(Accepted), Ok(Accepted), Ok(Accepted), Ok(Review), Ok(Review), Ok(Review), Err(NotResolvable), Err(NotResolvable), Err(MayHaveBeenSent), Ok(Accepted)]),
+            (Unknown,   [Err(NotRequested), Ok(Succeeded), Ok(Failed), Ok(Accepted), Ok(Unknown), Ok(Unknown), Ok(Unknown), Ok(Requested), Ok(Review), Ok(Review), Ok(Succeeded), Ok(Failed), Err(MayHaveBeenSent), Ok(Unknown)]),
+            (Review,    [Err(NotRequested), Ok(Succeeded), Ok(Failed), Ok(Review), Ok(Review), Ok(Review), Ok(Review), Ok(Review), Ok(Review), Ok(Review), Ok(Succeeded), Ok(Failed), Err(MayHaveBeenSent), Ok(Review)]),
+            (Succeeded, [Err(NotRequested), Err(AlreadyDecided), Err(Contradicts), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(NotResolvable), Err(NotResolvable), Err(AlreadyDecided), Err(AlreadyDecided)]),
+            (Failed,    [Err(NotRequested), Err(Contradicts), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(NotResolvable), Err(NotResolvable), Err(AlreadyDecided), Err(AlreadyDecided)]),
+            (Canceled,  [Err(NotRequested), Err(Contradicts), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(AlreadyDecided), Err(NotResolvable), Err(NotResolvable), Err(AlreadyDecided), Err(AlreadyDecided)]),
         ];
         assert_eq!(
             table.map(|row| row.0),

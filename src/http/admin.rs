@@ -11,7 +11,7 @@ use super::idempotency::{self, refused, submit, written};
 use super::parse;
 use super::problem::{Reject, both};
 use super::reply::json;
-use crate::application::ports::Tally;
+use crate::application::ports::{Reader, Tally};
 use crate::application::request::Action;
 use crate::application::{Closure, Shut};
 use crate::domain::PaymentState;
@@ -33,6 +33,23 @@ struct Status {
     events: Events,
     listeners: Vec<String>,
     data_dir: String,
+    store: Store,
+    restored: Option<Restored>,
+}
+
+/// What the database takes, and what is left for it.
+#[derive(Debug, Clone, Serialize)]
+struct Store {
+    database_bytes: u64,
+    wal_bytes: u64,
+    free_bytes: u64,
+}
+
+/// Where the store came from a backup: when it was restored, and the events that were in it.
+#[derive(Debug, Clone, Serialize)]
+struct Restored {
+    at: String,
+    events: u64,
 }
 
 /// Open payments, by state; `due` are those of REQUESTED whose time has come.
@@ -44,6 +61,7 @@ struct Payments {
     accepted: u64,
     unknown: u64,
     review: u64,
+    oldest_unknown_at: Option<String>,
 }
 
 impl Payments {
@@ -61,6 +79,7 @@ impl Payments {
             accepted: count(PaymentState::Accepted),
             unknown: count(PaymentState::Unknown),
             review: count(PaymentState::Review),
+            oldest_unknown_at: tally.oldest_unknown.map(|at| at.to_string()),
         }
     }
 }
@@ -107,7 +126,8 @@ struct Events {
 async fn gather(call: &Call) -> Result<Status, Reject> {
     let app = call.app();
     let now = app.now();
-    let tally = app.read(move |reader| reader.tally(now)).await?;
+    let read = move |reader: &dyn Reader| Ok((reader.tally(now)?, reader.upkeep().measure()?));
+    let (tally, measures) = app.read(read).await?;
     let overview = app.overview();
     let (depth, capacity) = app.engine().queue();
     let head = *app.bus().head().borrow();
@@ -128,6 +148,15 @@ async fn gather(call: &Call) -> Result<Status, Reject> {
         events: Events { head },
         listeners: overview.listeners.clone(),
         data_dir: overview.data_dir.clone(),
+        store: Store {
+            database_bytes: measures.database_bytes,
+            wal_bytes: measures.wal_bytes,
+            free_bytes: measures.free_bytes,
+        },
+        restored: overview.restored.as_ref().map(|it| Restored {
+            at: it.at.to_string(),
+            events: it.sequence,
+        }),
     })
 }
 
@@ -184,11 +213,12 @@ mod tests {
         let payments = Payments::of(&Tally {
             open_payments: vec![(PaymentState::Unknown, 2), (PaymentState::Requested, 3)],
             due: 1,
+            oldest_unknown: None,
             needs_attention: 0,
         });
         assert_eq!(
             serde_json::to_string(&payments).unwrap(),
-            r#"{"due":1,"requested":3,"sending":0,"accepted":0,"unknown":2,"review":0}"#
+            r#"{"due":1,"requested":3,"sending":0,"accepted":0,"unknown":2,"review":0,"oldest_unknown_at":null}"#
         );
     }
 }

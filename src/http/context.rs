@@ -64,6 +64,8 @@ pub(super) struct Shared {
     pub(super) shutdown: CancellationToken,
     /// Places for event streams.
     pub(super) streams: StreamPlaces,
+    /// The place for a backup or a check: each reads the whole store.
+    pub(super) upkeep: Arc<Semaphore>,
     /// Room for bodies that come over TCP, in KiB.
     pub(super) bodies: Arc<Semaphore>,
     /// How often each token may ask.
@@ -137,6 +139,7 @@ impl Shared {
             app,
             shutdown,
             streams: StreamPlaces::new(),
+            upkeep: Arc::new(Semaphore::new(1)),
             bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
             rates: options
                 .rate

@@ -10,7 +10,7 @@
 //! | `context` | who calls, under which request id; what no browser may do; panics; how long it may take |
 //! | `auth`, `pace` | tokens and what they are good for; how often, and how slowly for those without |
 //! | `routes` | the table of routes |
-//! | `invoices`, `batch`, `payments`, `wait`, `events`, `admin`, `tokens`, `health` | the handlers |
+//! | `invoices`, `batch`, `payments`, `wait`, `events`, `admin`, `upkeep`, `doctor`, `tokens`, `health` | the handlers |
 //! | `call`, `json`, `parse`, `query`, `headers`, `prefer` | from bytes to types that cannot be wrong |
 //! | `idempotency` | a key, its first answer, and that answer again |
 //! | `problem` | everything that goes wrong |
@@ -28,11 +28,13 @@ mod routes;
 
 mod admin;
 mod batch;
+mod doctor;
 mod events;
 mod health;
 mod invoices;
 mod payments;
 mod tokens;
+mod upkeep;
 mod wait;
 
 mod call;

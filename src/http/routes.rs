@@ -12,7 +12,7 @@ use axum::routing::{MethodFilter, MethodRouter, on};
 use super::auth;
 use super::context::Shared;
 use super::problem::Reject;
-use super::{admin, events, health, invoices, payments, tokens};
+use super::{admin, doctor, events, health, invoices, payments, tokens, upkeep};
 use crate::api::{Code, Scope};
 
 /// The methods that routes take. HEAD comes with GET.
@@ -84,6 +84,9 @@ routes! {
     Get  "/metrics"                     METRICS health::metrics;
     Get  "/openapi.json"                READ    health::openapi;
     Get  "/admin/status"                ADMIN   admin::status;
+    Post "/admin/backup"                ADMIN   upkeep::backup;
+    Get  "/admin/verify"                ADMIN   upkeep::verify;
+    Get  "/admin/doctor"                ADMIN   doctor::examine;
     Post "/admin/pause"                 ADMIN   admin::pause;
     Post "/admin/resume"                ADMIN   admin::resume;
     Get  "/admin/tokens"                ADMIN   tokens::list;

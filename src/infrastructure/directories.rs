@@ -198,6 +198,12 @@ impl Places {
         self.data_dir.path.join("payd.lock")
     }
 
+    /// Where payd's time stood when it last started.
+    #[must_use]
+    pub fn clock(&self) -> PathBuf {
+        self.data_dir.path.join("payd.clock")
+    }
+
     /// The admin token that the first start writes.
     #[must_use]
     pub fn token(&self) -> PathBuf {

@@ -31,6 +31,30 @@ fn man_pages_are_those_of_the_definitions() {
     }
 }
 
+#[test]
+fn man_pages_are_clean() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("man");
+    for entry in fs::read_dir(folder).unwrap() {
+        let page = entry.unwrap().path();
+        let lint = std::process::Command::new("mandoc")
+            .args(["-T", "lint", "-W", "error"])
+            .arg(&page)
+            .output();
+        let lint = match lint {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                #[expect(clippy::print_stderr)]
+                {
+                    eprintln!("skipped: there is no mandoc here; .ci/run installs it");
+                }
+                return;
+            }
+            lint => lint.unwrap(),
+        };
+        let said = String::from_utf8_lossy(&lint.stdout).into_owned();
+        assert!(lint.status.success(), "{}: {said}", page.display());
+    }
+}
+
 /// payd.toml(5) is the sample, which another test holds to the settings.
 #[test]
 fn the_manual_of_the_settings_is_the_sample() {

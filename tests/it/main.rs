@@ -8,9 +8,11 @@ mod support;
 
 mod access;
 mod api;
+mod backup;
 mod daemon;
 mod gateway;
 mod payctl;
+mod storage;
 
 mod engine;
 

@@ -276,8 +276,15 @@ fn evidence(
             (by_operator(ResolveAs::Succeeded) || said(&|said| said.what == What::Approved))
                 && (executed || lying)
         }
-        Event::PaymentFailed { failure, .. } => {
-            let resolved = failure.kind == FailureKind::Resolved && by_operator(ResolveAs::Failed);
+        Event::PaymentFailed {
+            failure,
+            next_attempt_at,
+            ..
+        } => {
+            // An operator's word is never followed by an attempt of payd's own (section 10).
+            let resolved = failure.kind == FailureKind::Resolved
+                && by_operator(ResolveAs::Failed)
+                && next_attempt_at.is_none();
             let declined =
                 failure.kind != FailureKind::Resolved && said(&|said| said.what == What::Declined);
             (resolved || declined) && (!executed || lying)
@@ -400,9 +407,10 @@ pub(crate) fn first_byte(state: &mut State, request: &ChargeRequest) {
     state.must(!other, || {
         format!("invariant 6: {key} is sent with another body: {body:?}")
     });
-    let Some((row, _)) = state.disk.by_key(key) else {
+    let Some((row, payment)) = state.disk.by_key(key) else {
         return;
     };
+    let early = payment.due_at > state.payd_now();
     let exact = row.invoice.content == request.invoice;
     // Invariant 5: every earlier key was declined, definitely; every later one was never sent.
     let lying = state.weather.lying;
@@ -434,6 +442,7 @@ pub(crate) fn first_byte(state: &mut State, request: &ChargeRequest) {
             out_of_order = Some(format!("{name} before it has come into doubt"));
         }
     }
+    state.must(!early, || format!("{key} is sent before it is due"));
     state.must(exact, || {
         format!("invariant 1: {key} is sent for another invoice content")
     });

@@ -282,7 +282,10 @@ impl Task {
                 let asked = (key.as_deref(), at, twice);
                 self.hold(state, &answer, asked, kept_before.as_ref());
             });
-            kept_before = key.as_ref().and_then(|key| self.kept(key));
+            // Of two that ask at once, the second may be the first to be heard.
+            if answered {
+                kept_before = key.as_ref().and_then(|key| self.kept(key));
+            }
         }
         answered
     }

@@ -140,7 +140,7 @@ fn the_same_seed_gives_the_same_run() {
 
 #[test]
 fn the_model_of_the_store_does_what_sqlite_does() {
-    for seed in 0..10 {
+    for seed in 0..number("PAYD_SIM_REAL").unwrap_or(10) {
         let directory = tempfile::tempdir().unwrap();
         let played = play(
             seed,

@@ -43,11 +43,14 @@ pub(crate) struct Disk {
     pub(crate) store: StoreId,
     /// Invoices with all their payments, as the tables have them.
     pub(crate) rows: Vec<Aggregate>,
+    /// Payments in the order in which they were made: among what is due at once, that is its order.
+    order: Vec<PaymentId>,
     pub(crate) log: Vec<Logged>,
     /// By actor and key; with the age at which each was kept.
     pub(crate) answers: BTreeMap<(String, String), (StoredAnswer, u64)>,
     age_ms: u64,
     pub(crate) paused: bool,
+    tokens: Vec<Token>,
     /// What to put back where the transaction is not committed.
     undo: Option<Undo>,
 }
@@ -57,11 +60,13 @@ pub(crate) struct Undo {
     /// Rows that were changed, as they were. Those beyond `rows` are new.
     pub(crate) changed: Vec<(usize, Aggregate)>,
     pub(crate) rows: usize,
+    order: usize,
     pub(crate) log: usize,
     new_answers: Vec<(String, String)>,
     expired: Vec<((String, String), (StoredAnswer, u64))>,
     age_ms: u64,
     pub(crate) paused: bool,
+    tokens: Vec<Token>,
 }
 
 impl Disk {
@@ -69,10 +74,12 @@ impl Disk {
         Self {
             store: StoreId::from_uuid(uuid),
             rows: Vec::new(),
+            order: Vec::new(),
             log: Vec::new(),
             answers: BTreeMap::new(),
             age_ms: 0,
             paused: false,
+            tokens: Vec::new(),
             undo: None,
         }
     }
@@ -113,11 +120,13 @@ impl Disk {
         self.undo = Some(Undo {
             changed: Vec::new(),
             rows: self.rows.len(),
+            order: self.order.len(),
             log: self.log.len(),
             new_answers: Vec::new(),
             expired: Vec::new(),
             age_ms: self.age_ms,
             paused: self.paused,
+            tokens: self.tokens.clone(),
         });
     }
 
@@ -134,6 +143,7 @@ impl Disk {
             self.rows[row] = before;
         }
         self.rows.truncate(undo.rows);
+        self.order.truncate(undo.order);
         self.log.truncate(undo.log);
         for key in undo.new_answers {
             self.answers.remove(&key);
@@ -141,6 +151,7 @@ impl Disk {
         self.answers.extend(undo.expired);
         self.age_ms = undo.age_ms;
         self.paused = undo.paused;
+        self.tokens = undo.tokens;
     }
 
     fn undo(&mut self) -> &mut Undo {
@@ -237,6 +248,7 @@ impl Disk {
             None => {
                 payments.push(payment.clone());
                 payments.sort_by_key(|payment| payment.attempt);
+                self.order.push(payment.id);
             }
         }
         Ok(())
@@ -266,11 +278,12 @@ impl Disk {
                     ) if !free && !row.invoice.needs_attention => Timestamp::from_millis(0),
                     _ => return None,
                 };
-                Some((at, row.invoice.id()))
+                let place = self.order.iter().position(|id| *id == payment.id);
+                Some((at, place, row.invoice.id()))
             })
             .collect();
-        queued.sort_by_key(|(at, _)| *at);
-        queued
+        queued.sort_by_key(|(at, place, _)| (*at, *place));
+        queued.into_iter().map(|(at, _, id)| (at, id)).collect()
     }
 }
 
@@ -402,6 +415,7 @@ impl Store for ModelStore {
                     .filter_map(|(_, payment)| payment.sent_at)
                     .max();
                 Ok(StoreInfo {
+                    restored: None,
                     store: disk.store,
                     source: disk.store,
                     head: Head {
@@ -647,18 +661,9 @@ impl Store for ModelStore {
         )
     }
 
-    // Tokens let clients in at the door, where the simulation has none.
-
-    fn tokens(&mut self) -> Result<Vec<Token>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    fn add_token(&mut self, _: &Token) -> Result<(), StoreError> {
-        Err(StoreError::Fatal("no tokens here".to_owned()))
-    }
-
-    fn revoke_token(&mut self, _: &str, _: Timestamp, _: &str) -> Result<(), StoreError> {
-        Err(StoreError::Fatal("no tokens here".to_owned()))
+    /// No store of the simulation comes from a backup.
+    fn restore_done(&mut self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn set_paused(&mut self, paused: bool) -> Result<(), StoreError> {
@@ -671,6 +676,44 @@ impl Store for ModelStore {
                 Ok(())
             },
             |real| real.set_paused(paused),
+        )
+    }
+
+    fn tokens(&mut self) -> Result<Vec<Token>, StoreError> {
+        self.pass(Call::Read)?;
+        self.both(
+            "tokens",
+            |state| Ok(state.disk.tokens.clone()),
+            SqliteStore::tokens,
+        )
+    }
+
+    fn add_token(&mut self, token: &Token) -> Result<(), StoreError> {
+        self.pass(Call::Write)?;
+        self.both(
+            "add_token",
+            |state| {
+                state.disk.undo();
+                state.disk.tokens.push(token.clone());
+                Ok(())
+            },
+            |real| real.add_token(token),
+        )
+    }
+
+    fn revoke_token(&mut self, id: &str, at: Timestamp, by: &str) -> Result<(), StoreError> {
+        self.pass(Call::Write)?;
+        self.both(
+            "revoke_token",
+            |state| {
+                state.disk.undo();
+                let standing = |it: &&mut Token| it.id == id && it.revoked.is_none();
+                if let Some(token) = state.disk.tokens.iter_mut().find(standing) {
+                    token.revoked = Some((at, by.to_owned()));
+                }
+                Ok(())
+            },
+            |real| real.revoke_token(id, at, by),
         )
     }
 

@@ -349,6 +349,23 @@ impl<'e, S: Store> Batch<'e, S> {
         Ok(called)
     }
 
+    /// Marks the open payments of a restored store, to be looked up before anything is sent. Says how
+    /// many; after the last, notes that it is done.
+    pub(super) fn mark_restored(&mut self, limit: usize) -> Result<usize, StoreError> {
+        let gateway = self.engine.policy.gateway.clone();
+        let command = Command::Restored { gateway };
+        let mut marked = 0;
+        for id in self.queue(Queue::Restored, self.now, limit)? {
+            marked += usize::from(self.do_own_work(&id, &command)?);
+        }
+        // What is set aside may be readable again after the next start.
+        if marked == 0 && self.engine.set_aside.is_empty() {
+            self.engine.store.restore_done()?;
+            self.wrote = true;
+        }
+        Ok(marked)
+    }
+
     /// Does one piece of payd's own work, to see whether the database takes it. The caller rolls
     /// it back.
     pub(super) fn try_out(&mut self, queue: Queue, id: &InvoiceId) -> Result<(), StoreError> {
@@ -359,6 +376,9 @@ impl<'e, S: Store> Batch<'e, S> {
             },
             Queue::Lookups => Command::Look,
             Queue::Elsewhere => Command::LeaveBehind {
+                gateway: self.engine.policy.gateway.clone(),
+            },
+            Queue::Restored => Command::Restored {
                 gateway: self.engine.policy.gateway.clone(),
             },
         };
@@ -536,6 +556,9 @@ impl<'e, S: Store> Batch<'e, S> {
                 .apply(event, self.now)
                 .map_err(|error| Undecided::SetAside(error.to_string()))?;
             let traceparent = caller.traceparent.clone().or(inherited);
+            if let Event::InvoiceAttentionRequired { restored: true, .. } = event {
+                folded.payments.extend(state.latest().map(|it| it.id));
+            }
             if let Some(id) = event.payment() {
                 folded.payments.push(id);
                 if let Some(payment) = state.payments.iter_mut().find(|payment| payment.id == id) {
@@ -682,6 +705,7 @@ const fn kind(command: &Command) -> &'static str {
         Command::Claim { .. } => "claim",
         Command::Settle { .. } => "settle",
         Command::LeaveBehind { .. } => "leave",
+        Command::Restored { .. } => "restored",
         Command::Look => "look",
         Command::Found { .. } => "found",
         Command::Resolve { .. } => "resolve",

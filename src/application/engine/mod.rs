@@ -190,12 +190,14 @@ impl<S: Store> Engine<S> {
     }
 
     /// Turns everything that was being sent when the last process ended into UNKNOWN: it is looked
-    /// up before anything is sent again. Says how many there were. Until it has gone through, the
+    /// up before anything is sent again. Says how many there were. In a store that was restored from a
+    /// backup, the same goes for all that was to be sent. Until it has gone through, the
     /// engine decides nothing and tries again with every batch.
     ///
     /// # Errors
     /// Where the store fails.
     pub fn recover(&mut self) -> Result<usize, StoreError> {
+        let restored = self.info.restored.as_ref().is_some_and(|it| it.pending);
         let mut recovered = 0;
         loop {
             let now = self.tick();
@@ -205,11 +207,21 @@ impl<S: Store> Engine<S> {
                 let lost = batch.lose_leases(ever, RECOVERY_BATCH, lost)?;
                 batch.pull_lookups()?;
                 let left_behind = batch.leave_behind(RECOVERY_BATCH)?;
-                Ok((lost, left_behind, batch.finish()?))
+                let marked = match restored {
+                    true => batch.mark_restored(RECOVERY_BATCH)?,
+                    false => 0,
+                };
+                Ok((lost, left_behind, marked, batch.finish()?))
             });
             match result {
-                Ok((lost, left_behind, done)) => {
+                Ok((lost, left_behind, marked, done)) => {
                     recovered += lost;
+                    if marked > 0 {
+                        tracing::warn!(
+                            payments = marked,
+                            "payd was restored from a backup; payments that were open in it are looked up before anything is sent"
+                        );
+                    }
                     if left_behind > 0 {
                         tracing::error!(
                             invoices = left_behind,
@@ -219,17 +231,41 @@ impl<S: Store> Engine<S> {
                     }
                     self.publish(done);
                     self.tell();
-                    if lost + left_behind == 0 {
+                    if lost + left_behind + marked == 0 {
                         self.recovered = true;
                         return Ok(recovered);
                     }
                 }
+                Err(error @ (StoreError::Constraint(_) | StoreError::BadRow(_))) => {
+                    // One of them must not keep all the others from being looked after.
+                    self.store.rollback();
+                    if self.set_lost_aside(now)? == 0 {
+                        return Err(error);
+                    }
+                }
                 Err(error) => {
                     self.store.rollback();
+                    if let StoreError::NoRoom(_) | StoreError::Busy(_) = error {
+                        // Not ready before it has gone through, though nobody asks for anything.
+                        self.health.set_writable(false);
+                        self.probe_at = Some(now.plus(STUCK_PAUSE));
+                        self.wake_at = self.probe_at;
+                    }
                     return Err(error);
                 }
             }
         }
+    }
+
+    /// Tries at start what [`Self::recover`] could not do in one piece, and sets aside what the database
+    /// refuses. Says how many those were.
+    fn set_lost_aside(&mut self, now: Timestamp) -> Result<usize, StoreError> {
+        let before = self.set_aside.len();
+        let ever = Timestamp::from_millis(i64::MAX);
+        let head = Batch::begin(self, now)?.queue(Queue::Leases, ever, RECOVERY_BATCH);
+        self.store.rollback();
+        self.try_each(Queue::Leases, head?, now)?;
+        Ok(self.set_aside.len() - before)
     }
 
     /// Decides a batch of requests, and what has become due besides. Every envelope is answered,
@@ -369,16 +405,26 @@ impl<S: Store> Engine<S> {
         for queue in [Queue::Leases, Queue::Due, Queue::Lookups] {
             let head = Batch::begin(self, now)?.queue(queue, now, BATCH_MAX);
             self.store.rollback();
-            for id in head? {
-                let tried = Batch::begin(self, now)?.try_out(queue, &id);
-                self.store.rollback();
-                match tried {
-                    Ok(()) => {}
-                    Err(StoreError::Constraint(why)) => {
-                        self.set_aside(&id, &why);
-                    }
-                    Err(error) => return Err(error),
+            self.try_each(queue, head?, now)?;
+        }
+        Ok(())
+    }
+
+    fn try_each(
+        &mut self,
+        queue: Queue,
+        head: Vec<InvoiceId>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        for id in head {
+            let tried = Batch::begin(self, now)?.try_out(queue, &id);
+            self.store.rollback();
+            match tried {
+                Ok(()) => {}
+                Err(StoreError::Constraint(why) | StoreError::BadRow(why)) => {
+                    self.set_aside(&id, &why);
                 }
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -147,6 +147,10 @@ impl Simulator {
         if !self.weather.latency.is_zero() {
             tokio::time::sleep(self.weather.latency).await;
         }
+        // Looked up and never claimed: a store that was restored from a backup asks so.
+        if request.send == 0 {
+            return Finding::NotFound;
+        }
         match self.fate(request) {
             Fate::Pending if self.clock.now().since(request.sent_at) < PENDING => {
                 Finding::Pending {

@@ -1,5 +1,6 @@
 //! The store as `payd verify` reads it: one snapshot, row by row, beside a running daemon if need be.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -50,7 +51,21 @@ impl VerifySource for SqliteCheck {
             .map(|error| error.to_string()))
     }
 
-    fn log(&self, each: &mut dyn FnMut(LogRow)) -> Result<(), StoreError> {
+    fn extent(&self) -> Result<(u64, u64), StoreError> {
+        let last = |sql: &str| -> Result<u64, StoreError> {
+            let n: i64 = self
+                .connection
+                .query_row(sql, [], |row| row.get(0))
+                .map_err(sort)?;
+            Ok(u64::try_from(n).unwrap_or(0))
+        };
+        Ok((
+            last("SELECT coalesce(max(sequence), 0) FROM events")?,
+            last("SELECT coalesce(max(n), 0) FROM invoices")?,
+        ))
+    }
+
+    fn log(&self, each: &mut dyn FnMut(LogRow) -> ControlFlow<()>) -> Result<(), StoreError> {
         let mut statement = self
             .connection
             .prepare("SELECT sequence, type, json, digest FROM events ORDER BY sequence")
@@ -59,7 +74,7 @@ impl VerifySource for SqliteCheck {
         while let Some(row) = found.next().map_err(sort)? {
             let sequence: i64 = row.get(0).map_err(sort)?;
             let code: i64 = row.get(1).map_err(sort)?;
-            each(LogRow {
+            let flow = each(LogRow {
                 sequence: u64::try_from(sequence).unwrap_or(0),
                 kind: type_of(code)
                     .map_or_else(|| code.to_string(), |kind| kind.as_str().to_owned()),
@@ -71,11 +86,17 @@ impl VerifySource for SqliteCheck {
                     .unwrap_or_default(),
                 digest: row.get(3).map_err(sort)?,
             });
+            if flow.is_break() {
+                break;
+            }
         }
         Ok(())
     }
 
-    fn invoices(&self, each: &mut dyn FnMut(TableRow)) -> Result<(), StoreError> {
+    fn invoices(
+        &self,
+        each: &mut dyn FnMut(TableRow) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
         let mut invoices = self
             .connection
             .prepare(concat!(
@@ -94,11 +115,14 @@ impl VerifySource for SqliteCheck {
                 Err(StoreError::BadRow(why)) => Err(why),
                 other => Ok(other?),
             };
-            each(TableRow {
+            let flow = each(TableRow {
                 name,
                 tables,
                 events: self.events(n)?,
             });
+            if flow.is_break() {
+                break;
+            }
         }
         Ok(())
     }

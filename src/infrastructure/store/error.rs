@@ -1,6 +1,6 @@
 //! What a failure of SQLite means for payd.
 
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
 use crate::application::ports::StoreError;
 
@@ -9,10 +9,17 @@ use crate::application::ports::StoreError;
 #[expect(clippy::needless_pass_by_value)] // for `map_err(sort)`
 pub(super) fn sort(error: rusqlite::Error) -> StoreError {
     let why = error.to_string();
+    // Somebody has put another file in its place: what is written goes nowhere.
+    if error.sqlite_error().map(|it| it.extended_code) == Some(ffi::SQLITE_READONLY_DBMOVED) {
+        return StoreError::Fatal(format!("{why}: payd.db was moved while payd has it open"));
+    }
     match error.sqlite_error_code() {
         Some(ErrorCode::ConstraintViolation) => StoreError::Constraint(why),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy(why),
         Some(ErrorCode::DiskFull | ErrorCode::ReadOnly) => StoreError::NoRoom(why),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Fatal(format!(
+            "{why}: payd.db is damaged; keep a copy, and see what `payd verify` finds in it"
+        )),
         Some(_) => StoreError::Fatal(why),
         None => match error {
             rusqlite::Error::FromSqlConversionFailure(..)
@@ -21,6 +28,14 @@ pub(super) fn sort(error: rusqlite::Error) -> StoreError {
             | rusqlite::Error::Utf8Error(..) => StoreError::BadRow(why),
             _ => StoreError::Fatal(why),
         },
+    }
+}
+
+/// The same for reading one invoice: a damaged page costs those whose rows are on it, and not the others.
+pub(super) fn sort_row(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt) => StoreError::BadRow(error.to_string()),
+        _ => sort(error),
     }
 }
 

@@ -6,6 +6,11 @@
 mod open;
 mod schema;
 
+mod copy;
+mod mark;
+mod room;
+mod wal;
+
 mod reader;
 mod writer;
 
@@ -13,11 +18,17 @@ mod error;
 mod rows;
 mod tokens;
 
+mod backup;
 mod check;
+mod restore;
+mod upkeep;
 
+pub use backup::{Written, backup};
 pub use check::SqliteCheck;
 pub use open::{DATABASE, OpenError, open_writer};
 pub use reader::SqliteReader;
+pub use restore::{RestoredStore, Restoring, restore};
+pub use upkeep::remove_leftovers;
 pub use writer::SqliteStore;
 
 #[cfg(test)]

@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use uuid::Uuid;
 
 use crate::application::ports::StoreError;
 
+use super::mark::{MARK, Mark, Position};
+use super::room::{self, beside};
 use super::schema;
-use super::writer::SqliteStore;
+use super::wal::{self, WalDamage};
+use super::writer::{SqliteStore, position};
 
 /// The database's name in the data directory.
 pub const DATABASE: &str = "payd.db";
@@ -21,12 +24,66 @@ const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// How long to wait for another process that holds the database, such as a `sqlite3` shell.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Databases up to this size, in bytes, are checked page by page at every start. payd is to be ready within
+/// a second of it, whatever it holds: 16 MiB are read in some 20 ms, and 10 GB are not. Of larger ones each
+/// page is checked as it is read, each invoice before money moves for it, and all by `payd verify`.
+const CHECKED_BYTES_MAX: i64 = 16 << 20;
+
+/// What to do about a damaged database, whatever the damage.
+const WHAT_TO_DO: &str = "payd does not start on it, so that nothing is paid twice. Keep a copy of payd.db, payd.db-wal and \
+     payd.head; then restore the newest backup. What was paid since then, payd finds at the gateway under the same keys";
+
 /// Why a database was not opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// SQLite says no.
     #[error("SQLite: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(rusqlite::Error),
+    /// It is not what was written.
+    #[error("it is damaged: {0}. {WHAT_TO_DO}")]
+    Damaged(String),
+    /// Its log is not what was written.
+    #[error("payd.db-wal is damaged: {0}. {WHAT_TO_DO}")]
+    WalDamaged(WalDamage),
+    /// Commits are missing.
+    #[error(
+        "it ends at event {sequence}, and payd has acknowledged event {acknowledged} or a commit after it: payd.db-wal was \
+         removed or damaged, or an older copy was put in place. {WHAT_TO_DO}. Where this older copy is what you want, though \
+         payments may be missing from it, remove payd.head"
+    )]
+    Lost {
+        /// The newest event that it has.
+        sequence: u64,
+        /// The newest event that it had.
+        acknowledged: u64,
+    },
+    /// It can be read and not written, or there is no room beside it.
+    #[error(
+        "it cannot be written: {0}. See that its directory and the files payd.db* belong to payd's user, that the file \
+         system is mounted read-write and that it has room; then start payd again"
+    )]
+    Unwritable(String),
+    /// A file beside the database cannot be read.
+    #[error("{} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The copy that is made before a migration cannot be made.
+    #[error(
+        "before its migration to schema {version} payd copies it to {}, and cannot: {why}. Make room for a copy of it; it has \
+         not been changed", copy.display()
+    )]
+    NotCopied {
+        /// To which schema.
+        version: usize,
+        /// The copy's name.
+        copy: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// The linked SQLite is too old.
     #[error(
         "SQLite {0} is linked; payd needs 3.51.3 or later, which does not lose a commit in a WAL reset"
@@ -78,23 +135,116 @@ pub enum OpenError {
     Store(#[from] StoreError),
 }
 
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::Damaged(error.to_string())
+            }
+            Some(ErrorCode::ReadOnly | ErrorCode::DiskFull | ErrorCode::CannotOpen) => {
+                Self::Unwritable(error.to_string())
+            }
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
 /// Opens the database for its one writer, making and migrating it as needed. The caller holds the
 /// lock that keeps other daemons out.
 ///
 /// # Errors
 /// Where it cannot be used safely.
 pub fn open_writer(path: &Path, new_id: Uuid) -> Result<SqliteStore, OpenError> {
+    open(path, new_id).map_err(|error| match error {
+        OpenError::Sqlite(why)
+            if why
+                .sqlite_error()
+                .is_some_and(|it| room::may_be_for_want_of_room(it.extended_code)) =>
+        {
+            match room::refusal(path) {
+                Some(refusal) => OpenError::Unwritable(refusal.to_string()),
+                None => OpenError::Sqlite(why),
+            }
+        }
+        error => error,
+    })
+}
+
+fn open(path: &Path, new_id: Uuid) -> Result<SqliteStore, OpenError> {
+    // Before SQLite sees it: what SQLite does not take of its log it may write over.
+    let wal = beside(path, "-wal");
+    wal::examine(&wal)
+        .map_err(|source| OpenError::Unreadable { path: wal, source })?
+        .map_err(OpenError::WalDamaged)?;
     let mut connection = connect(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
     )?;
+    // Where it is refused below, it is left as it was found, with its log.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    if connection.is_readonly("main")? {
+        return Err(OpenError::Unwritable(
+            "SQLite opens it for reading only".to_owned(),
+        ));
+    }
     set(&connection, "journal_mode", "WAL", "wal")?;
     set(&connection, "synchronous", "FULL", "2")?;
     set(&connection, "foreign_keys", "ON", "1")?;
-    schema::migrate(&mut connection)?;
+    if size(&connection)? <= CHECKED_BYTES_MAX {
+        check(&connection)?;
+    }
+    let mark = beside_in_directory(path);
+    let marked = Mark::read(&mark).map_err(|source| OpenError::Unreadable {
+        path: mark.clone(),
+        source,
+    })?;
+    if let Some(marked) = marked {
+        not_lost(&connection, &marked)?;
+    }
+    schema::migrate(&mut connection, path)?;
     schema::guarded(&connection)?;
     name(&connection, new_id)?;
-    Ok(SqliteStore::new(connection))
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    let mark = Mark::keep(&mark, position(&connection)?);
+    Ok(SqliteStore::new(connection, path, mark))
+}
+
+/// The mark lies in the database's directory.
+fn beside_in_directory(database: &Path) -> PathBuf {
+    database.with_file_name(MARK)
+}
+
+/// Bytes in the database.
+fn size(connection: &Connection) -> Result<i64, OpenError> {
+    let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+    Ok(pragma("page_count")?.saturating_mul(pragma("page_size")?))
+}
+
+/// SQLite's own check of its pages.
+fn check(connection: &Connection) -> Result<(), OpenError> {
+    let said: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if said == "ok" {
+        Ok(())
+    } else {
+        Err(OpenError::Damaged(said))
+    }
+}
+
+/// Sees that the database has what the mark says it had.
+fn not_lost(connection: &Connection, marked: &Position) -> Result<(), OpenError> {
+    let lost = |sequence| OpenError::Lost {
+        sequence,
+        acknowledged: marked.sequence,
+    };
+    if !schema::is_ours(connection)? {
+        // Empty: it was removed, or its log was before the first checkpoint.
+        return Err(lost(0));
+    }
+    let now = position(connection)?;
+    if marked.is_lost_in(&now) {
+        return Err(lost(now.sequence));
+    }
+    Ok(())
 }
 
 /// Opens the database for reading only. It must exist.
@@ -108,7 +258,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
-fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
+pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
     if rusqlite::version_number() < SQLITE_VERSION_MIN {
         return Err(OpenError::SqliteTooOld(rusqlite::version()));
     }
@@ -119,6 +269,8 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
     // statement anew each time that they change: most statements here, on every run.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "trusted_schema", "OFF")?;
+    // A damaged page is an error when it is read, and not something else's content.
+    connection.pragma_update(None, "cell_size_check", "ON")?;
     Ok(connection)
 }
 
@@ -151,7 +303,7 @@ fn set(
 fn name(connection: &Connection, new_id: Uuid) -> Result<(), OpenError> {
     let id = new_id.hyphenated().to_string();
     connection.execute(
-        "INSERT INTO meta (name, value) VALUES ('store_id', ?1), ('source_id', ?1), ('paused', '0'), ('age_ms', '0')
+        "INSERT INTO meta (name, value) VALUES ('store_id', ?1), ('source_id', ?1), ('paused', '0'), ('age_ms', '0'), ('quiet_commits', '0')
          ON CONFLICT (name) DO NOTHING",
         [&id],
     )?;

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
+use crate::application::Upkeep;
 use crate::application::ports::{
     EventQuery, EventSlice, InvoiceQuery, InvoiceRecord, PaymentRecord, Reader, StoreError, Tally,
 };
@@ -23,7 +24,7 @@ const IDLE_MAX: usize = 16;
 
 /// Readers of one database.
 pub struct SqliteReader {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     idle: Mutex<Vec<Connection>>,
 }
 
@@ -93,6 +94,10 @@ const PAYMENT_WITH_INVOICE: &str = concat!(
 );
 
 impl Reader for SqliteReader {
+    fn upkeep(&self) -> &dyn Upkeep {
+        self
+    }
+
     fn invoice(&self, id: &InvoiceId) -> Result<Option<InvoiceRecord>, StoreError> {
         self.with(|connection| {
             let mut statement = connection
@@ -246,7 +251,15 @@ impl Reader for SqliteReader {
             }
             let due = "SELECT count(*) FROM payments WHERE state = 0 AND due_at <= ?1";
             let attention = "SELECT count(*) FROM invoices WHERE needs_attention = 1";
+            // As above: in the words of the index.
+            let oldest: Option<i64> = connection
+                .prepare_cached(
+                    "SELECT min(open_since) FROM payments WHERE state IN (2, 3) AND state = 3",
+                )
+                .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+                .map_err(sort)?;
             Ok(Tally {
+                oldest_unknown: oldest.map(Timestamp::from_millis),
                 open_payments,
                 due: count(connection, due, &[now.as_millis()])?,
                 needs_attention: count(connection, attention, &[])?,

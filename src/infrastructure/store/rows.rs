@@ -31,7 +31,7 @@ macro_rules! payment_columns {
     () => {
         "p.id, p.attempt, p.idempotency_key, p.method, p.state, p.gateway, p.gateway_reference, p.failure, p.requested_at, \
          p.due_at, p.sent_at, p.finished_at, p.resends, p.contradicted, p.traceparent, p.epoch, p.lease_until, p.open_since, \
-         p.lookups, p.next_lookup_at"
+         p.lookups, p.next_lookup_at, p.restored"
     };
 }
 pub(super) use payment_columns;
@@ -97,6 +97,7 @@ pub(super) fn payment(row: &Row<'_>, first: usize) -> Result<Payment, StoreError
         finished_at: read.time_or_none(first + 11)?,
         resends: read.get(first + 12)?,
         contradicted: read.get(first + 13)?,
+        restored: read.get(first + 20)?,
         traceparent: read.get(first + 14)?,
         work: Working {
             epoch: read.get(first + 15)?,

@@ -1,8 +1,13 @@
 //! Migrations: embedded, checksummed, each in one transaction.
 
+use std::path::Path;
+
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use sha2::{Digest, Sha256};
 
+use crate::failpoints::{Failed, reach};
+
+use super::copy;
 use super::open::OpenError;
 
 /// All migrations, oldest first. What has been released is never edited: its checksum is in every
@@ -10,6 +15,7 @@ use super::open::OpenError;
 const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_tokens.sql"),
+    include_str!("migrations/0003_restored.sql"),
 ];
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.
@@ -21,21 +27,57 @@ const TABLE: &str = "CREATE TABLE IF NOT EXISTS migrations (
   applied_by TEXT NOT NULL
 ) STRICT";
 
-/// Brings a database to the newest schema. A database of a newer payd is left untouched.
-pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
+/// Brings the database at `path` to the newest schema, once there is a copy of it as it was. A database of a
+/// newer payd is left untouched.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+    migrate_to(connection, path, MIGRATIONS)
+}
+
+fn migrate_to(
+    connection: &mut Connection,
+    path: &Path,
+    migrations: &[&str],
+) -> Result<(), OpenError> {
+    let standing = version(connection, migrations)?;
+    if standing > 0 && standing < migrations.len() {
+        let copy = copy::before_migration(connection, path, standing + 1)?;
+        tracing::info!(copy = %copy.display(), "the database is copied before it is migrated");
+        reach("migration.copied")?;
+    }
+    bring(connection, standing, migrations)
+}
+
+/// The same for what is a copy already, and must be payd's.
+pub(super) fn migrate_copy(connection: &mut Connection) -> Result<(), OpenError> {
+    match version(connection, MIGRATIONS)? {
+        0 => Err(OpenError::NotOurs),
+        standing => bring(connection, standing, MIGRATIONS),
+    }
+}
+
+/// How many of the migrations the database has had; it has had none but those.
+fn version(connection: &Connection, migrations: &[&str]) -> Result<usize, OpenError> {
     let standing = standing(connection)?;
-    if standing.len() > MIGRATIONS.len() {
+    if standing.len() > migrations.len() {
         return Err(OpenError::Newer {
             database: standing.len(),
-            payd: MIGRATIONS.len(),
+            payd: migrations.len(),
         });
     }
-    for (checksum, (version, sql)) in standing.iter().zip((1..).zip(MIGRATIONS)) {
+    for (checksum, (version, sql)) in standing.iter().zip((1..).zip(migrations)) {
         if checksum[..] != checksum_of(sql) {
             return Err(OpenError::Edited { version });
         }
     }
-    for (version, sql) in (1..).zip(MIGRATIONS).skip(standing.len()) {
+    Ok(standing.len())
+}
+
+fn bring(
+    connection: &mut Connection,
+    standing: usize,
+    migrations: &[&str],
+) -> Result<(), OpenError> {
+    for (version, sql) in (1..).zip(migrations).skip(standing) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(TABLE)?;
         transaction.execute_batch(sql)?;
@@ -48,6 +90,7 @@ pub(super) fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
             ),
         )?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        reach("migration.mid")?;
         transaction.commit()?;
     }
     Ok(())
@@ -61,6 +104,15 @@ pub(super) fn guarded(connection: &Connection) -> Result<(), OpenError> {
         there.ok_or(OpenError::Unguarded(index))?;
     }
     Ok(())
+}
+
+/// Whether payd has ever made a schema in it.
+pub(super) fn is_ours(connection: &Connection) -> Result<bool, OpenError> {
+    match standing(connection) {
+        Ok(standing) => Ok(!standing.is_empty()),
+        Err(OpenError::NotOurs) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The checksums of the migrations that the database has had, oldest first.
@@ -88,6 +140,12 @@ fn standing(connection: &Connection) -> Result<Vec<Vec<u8>>, OpenError> {
     Ok(checksums)
 }
 
+impl From<Failed> for OpenError {
+    fn from(failed: Failed) -> Self {
+        Self::Damaged(failed.to_string())
+    }
+}
+
 fn checksum_of(sql: &str) -> [u8; 32] {
     Sha256::digest(sql.as_bytes()).into()
 }
@@ -99,8 +157,8 @@ mod tests {
     #[test]
     fn a_database_is_migrated_once_and_known_again() {
         let mut connection = Connection::open_in_memory().unwrap();
-        migrate(&mut connection).unwrap();
-        migrate(&mut connection).unwrap();
+        migrate(&mut connection, Path::new("")).unwrap();
+        migrate(&mut connection, Path::new("")).unwrap();
         let versions: i64 = connection
             .query_row("SELECT count(*) FROM migrations", [], |row| row.get(0))
             .unwrap();
@@ -111,7 +169,7 @@ mod tests {
     fn a_database_without_its_guards_is_refused() {
         for index in ["payments_one_open", "payments_one_succeeded"] {
             let mut connection = Connection::open_in_memory().unwrap();
-            migrate(&mut connection).unwrap();
+            migrate(&mut connection, Path::new("")).unwrap();
             guarded(&connection).unwrap();
             connection
                 .execute_batch(&format!("DROP INDEX {index}"))
@@ -137,15 +195,106 @@ mod tests {
         ];
         for (sql, expected) in rows {
             let mut connection = Connection::open_in_memory().unwrap();
-            migrate(&mut connection).unwrap();
+            migrate(&mut connection, Path::new("")).unwrap();
             connection.execute_batch(sql).unwrap();
-            let error = migrate(&mut connection).unwrap_err();
+            let error = migrate(&mut connection, Path::new("")).unwrap_err();
             assert!(expected(&error), "{sql}: {error}");
         }
         let mut foreign = Connection::open_in_memory().unwrap();
         foreign
             .execute_batch("CREATE TABLE somebody_elses (x)")
             .unwrap();
-        assert!(matches!(migrate(&mut foreign), Err(OpenError::NotOurs)));
+        assert!(matches!(
+            migrate(&mut foreign, Path::new("")),
+            Err(OpenError::NotOurs)
+        ));
+    }
+
+    /// A database with an event, as an older payd left it, and what a newer one knows.
+    fn old(directory: &Path) -> (Connection, std::path::PathBuf, [&'static str; 2]) {
+        let path = directory.join("payd.db");
+        let mut connection = Connection::open(&path).unwrap();
+        migrate_to(&mut connection, &path, &MIGRATIONS[..1]).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO meta VALUES ('store_id', '00000000-0000-0000-0000-000000000007'),
+                 ('source_id', '00000000-0000-0000-0000-000000000007'), ('quiet_commits', '0')",
+            )
+            .unwrap();
+        let newer = [MIGRATIONS[0], "CREATE TABLE added (x INTEGER) STRICT"];
+        (connection, path, newer)
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(directory)
+            .unwrap()
+            .map(|it| it.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn has(path: &Path, table: &str) -> bool {
+        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = ?1";
+        let connection = Connection::open(path).unwrap();
+        let found: i64 = connection
+            .query_row(sql, [table], |row| row.get(0))
+            .unwrap();
+        found == 1
+    }
+
+    #[test]
+    fn before_a_migration_the_database_is_copied_beside_itself() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut connection, path, newer) = old(directory.path());
+        assert_eq!(
+            names(directory.path()),
+            ["payd.db"],
+            "a new one needs no copy"
+        );
+        migrate_to(&mut connection, &path, &newer).unwrap();
+        let copy = directory.path().join("payd.db.before-2");
+        assert!(has(&path, "added") && !has(&copy, "added") && has(&copy, "invoices"));
+        assert_eq!(names(directory.path()), ["payd.db", "payd.db.before-2"]);
+        let check: String = Connection::open(&copy)
+            .unwrap()
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(check, "ok");
+        // Nothing to migrate, nothing to copy.
+        migrate_to(&mut connection, &path, &newer).unwrap();
+        assert_eq!(names(directory.path()).len(), 2);
+    }
+
+    #[test]
+    fn a_copy_is_never_overwritten_and_not_made_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut connection, path, newer) = old(directory.path());
+        let broken = [newer[0], "this is no SQL"];
+        for _ in 0..2 {
+            migrate_to(&mut connection, &path, &broken).unwrap_err();
+            assert_eq!(names(directory.path()), ["payd.db", "payd.db.before-2"]);
+        }
+        // The older payd went on for a while.
+        connection
+            .execute_batch("UPDATE meta SET value = '1' WHERE name = 'quiet_commits'")
+            .unwrap();
+        let first = std::fs::read(directory.path().join("payd.db.before-2")).unwrap();
+        migrate_to(&mut connection, &path, &newer).unwrap();
+        let all = ["payd.db", "payd.db.before-2", "payd.db.before-2.1"];
+        assert_eq!(names(directory.path()), all);
+        assert_eq!(std::fs::read(directory.path().join(all[1])).unwrap(), first);
+    }
+
+    #[test]
+    fn without_its_copy_a_database_is_not_migrated() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut connection, path, newer) = old(directory.path());
+        // Neither a file nor removable: the copy cannot be written.
+        std::fs::create_dir(directory.path().join("payd.db.before-2.partial")).unwrap();
+        let error = migrate_to(&mut connection, &path, &newer).unwrap_err();
+        assert!(matches!(error, OpenError::NotCopied { version: 2, .. }));
+        assert!(error.to_string().contains("Make room"), "{error}");
+        assert!(!has(&path, "added"));
     }
 }

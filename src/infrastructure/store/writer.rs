@@ -1,14 +1,24 @@
 //! The one writer.
 
+use std::path::{Path, PathBuf};
+
+use rusqlite::config::DbConfig;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension};
 
-use crate::application::ports::{Head, Queue, Store, StoreError, StoreInfo};
+use crate::application::ports::{Head, Queue, Restored, Store, StoreError, StoreInfo};
 use crate::application::request::{Answer, StoredAnswer};
-use crate::application::{Entry, EventRecord, Token, decode, first_digest};
-use crate::domain::{Aggregate, Invoice, InvoiceId, Payment, PaymentId, StoreId, Timestamp};
+use crate::application::{
+    Entry, EventRecord, Token, chain, decode, first_digest, is_what_its_events_say,
+};
+use crate::domain::{
+    Aggregate, Invoice, InvoiceId, InvoiceStatus, Payment, PaymentId, PaymentState, StoreId,
+    Timestamp,
+};
 
-use super::error::sort;
+use super::error::{sort, sort_row};
+use super::mark::{Mark, Position};
+use super::room;
 use super::rows::{
     self, failure_json, invoice_columns, payment_columns, state_code, status_code, type_code,
 };
@@ -20,18 +30,51 @@ const ANSWER_AGE_MAX_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 /// The store, to be written.
 pub struct SqliteStore {
     pub(super) connection: Connection,
+    path: PathBuf,
+    mark: Mark,
+    /// The newest event of the transaction under way, with its digest.
+    newest: Option<(u64, [u8; 32])>,
 }
 
 impl SqliteStore {
-    pub(super) const fn new(connection: Connection) -> Self {
-        Self { connection }
+    pub(super) fn new(connection: Connection, path: &Path, mark: Mark) -> Self {
+        Self {
+            connection,
+            path: path.to_owned(),
+            mark,
+            newest: None,
+        }
     }
 
     fn execute(&self, sql: &str, values: &[&dyn ToSql]) -> Result<usize, StoreError> {
         self.connection
             .prepare_cached(sql)
             .and_then(|mut statement| statement.execute(values))
-            .map_err(sort)
+            .map_err(|error| self.sort_write(error))
+    }
+
+    /// Sorts the failure of a write: some I/O errors only say that there is no room.
+    fn sort_write(&self, error: rusqlite::Error) -> StoreError {
+        let code = error.sqlite_error().map_or(0, |it| it.extended_code);
+        if room::may_be_for_want_of_room(code)
+            && let Some(why) = room::refusal(&self.path)
+        {
+            return StoreError::NoRoom(why.to_string());
+        }
+        let error = sort(error);
+        if let StoreError::Fatal(_) = error {
+            self.leave_as_it_is();
+        }
+        error
+    }
+
+    /// payd ends, and nobody knows what is on disk: closing the database must not move the log into it and
+    /// remove the log. The next start recovers it.
+    fn leave_as_it_is(&self) {
+        let no_checkpoint = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+        if let Err(error) = self.connection.set_db_config(no_checkpoint, true) {
+            tracing::error!(%error, "the log of the database may be gone after this");
+        }
     }
 
     fn save_invoice(&self, row: Option<i64>, invoice: &Invoice) -> Result<i64, StoreError> {
@@ -94,11 +137,11 @@ impl SqliteStore {
         self.execute(
             "INSERT INTO payments (id, invoice, attempt, idempotency_key, method, state, gateway, gateway_reference, failure, \
              requested_at, due_at, sent_at, finished_at, resends, contradicted, traceparent, epoch, lease_until, open_since, \
-             lookups, next_lookup_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21) \
+             lookups, next_lookup_at, restored) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22) \
              ON CONFLICT (id) DO UPDATE SET state = ?6, gateway = ?7, gateway_reference = ?8, failure = ?9, due_at = ?11, \
              sent_at = ?12, finished_at = ?13, resends = ?14, contradicted = ?15, traceparent = ?16, epoch = ?17, \
-             lease_until = ?18, open_since = ?19, lookups = ?20, next_lookup_at = ?21",
+             lease_until = ?18, open_since = ?19, lookups = ?20, next_lookup_at = ?21, restored = ?22",
             &[
                 &payment.id.as_bytes().as_slice(),
                 &invoice,
@@ -121,9 +164,40 @@ impl SqliteStore {
                 &payment.work.open_since.map(Timestamp::as_millis),
                 &payment.work.lookups,
                 &payment.work.next_lookup_at.map(Timestamp::as_millis),
+                &payment.restored,
             ],
         )?;
         Ok(())
+    }
+}
+
+impl SqliteStore {
+    /// Sees that an invoice is what its events say, before money moves for it: SQLite does not notice a bit
+    /// that flips within a value, and an amount is read in two places here.
+    fn held_against_the_log(&self, n: i64, aggregate: &Aggregate) -> Result<(), StoreError> {
+        let events = self
+            .connection
+            .prepare_cached("SELECT json FROM events WHERE invoice = ?1 ORDER BY sequence")
+            .and_then(|mut statement| {
+                statement
+                    .query_map([n], |row| Ok(row.get_ref(0)?.as_bytes()?.to_vec()))?
+                    .collect::<Result<Vec<_>, _>>()
+            })
+            .map_err(sort_row)?;
+        is_what_its_events_say(aggregate, &events)
+            .map_err(|why| StoreError::BadRow(format!("invoice {}: {why}", aggregate.invoice.id())))
+    }
+}
+
+/// Whether a command on it may lead to a send: then it is worth looking twice. While a payment is with the
+/// gateway, or once it is decided, nothing is sent before it has been loaded again.
+fn may_move_money(aggregate: &Aggregate) -> bool {
+    match aggregate.invoice.status {
+        InvoiceStatus::Paid | InvoiceStatus::Canceled => false,
+        InvoiceStatus::Pending | InvoiceStatus::Failed => true,
+        InvoiceStatus::Processing => aggregate
+            .latest()
+            .is_none_or(|payment| payment.state != PaymentState::Sending),
     }
 }
 
@@ -152,17 +226,34 @@ impl Store for SqliteStore {
             .map_err(sort)?;
         let (sequence, digest, event_time) = match newest {
             Some((sequence, digest, json)) => {
+                let before = self
+                    .connection
+                    .query_row(
+                        "SELECT digest FROM events WHERE sequence = ?1 - 1",
+                        [sequence],
+                        |row| row.get(0),
+                    )
+                    .optional()
+                    .map_err(sort)?;
+                // payd's time goes on from this event's: it must be the one that was written.
+                if chain(&before.unwrap_or(first_digest(store)), json.as_bytes()) != digest {
+                    return Err(StoreError::Fatal(format!(
+                        "event {sequence}, the newest, is not what was written: payd.db is damaged; keep a copy, see what \
+                         `payd verify` finds in it, and restore the newest backup"
+                    )));
+                }
                 let event = decode(json.as_bytes())
                     .map_err(|error| StoreError::Fatal(format!("event {sequence}: {error}")))?;
                 (u64::try_from(sequence).unwrap_or(0), digest, Some(event.at))
             }
             None => (0, first_digest(store), None),
         };
-        // A claim is the one thing with a time of its own and no event.
+        // A claim is the one thing with a time of its own and no event. One that ends before it began is no
+        // time to go by.
         let claimed: Option<i64> = self
             .connection
             .query_row(
-                "SELECT max(sent_at) FROM payments WHERE state = 1",
+                "SELECT max(sent_at) FROM payments WHERE state = 1 AND sent_at <= lease_until",
                 [],
                 |row| row.get(0),
             )
@@ -177,10 +268,12 @@ impl Store for SqliteStore {
                 time,
             },
             paused: meta(&self.connection, "paused")? == "1",
+            restored: restored(&self.connection)?,
         })
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {
+        self.newest = None;
         self.execute("BEGIN IMMEDIATE", &[]).map(|_| ())
     }
 
@@ -194,7 +287,7 @@ impl Store for SqliteStore {
             ))
             .map_err(sort)?;
         let mut found = statement.query([id.as_str()]).map_err(sort)?;
-        let Some(row) = found.next().map_err(sort)? else {
+        let Some(row) = found.next().map_err(sort_row)? else {
             return Ok(None);
         };
         let (n, invoice) = rows::invoice(row)?;
@@ -210,7 +303,7 @@ impl Store for SqliteStore {
                 ))
                 .map_err(sort)?;
             let mut found = statement.query((n, attempts)).map_err(sort)?;
-            match found.next().map_err(sort)? {
+            match found.next().map_err(sort_row)? {
                 Some(row) => aggregate.payments.push(rows::payment(row, 0)?),
                 None => {
                     return Err(StoreError::BadRow(format!(
@@ -218,6 +311,9 @@ impl Store for SqliteStore {
                     )));
                 }
             }
+        }
+        if may_move_money(&aggregate) {
+            self.held_against_the_log(n, &aggregate)?;
         }
         Ok(Some(Entry::loaded(aggregate, n)))
     }
@@ -277,12 +373,20 @@ impl Store for SqliteStore {
                  WHERE p.state < 5 AND p.state IN (0, 2, 3) AND p.gateway <> ?2 AND i.needs_attention = 0 \
                  AND ?1 IS NOT NULL LIMIT ?3"
             }
+            // What is marked leaves the queue: it is not REQUESTED any more.
+            Queue::Restored => {
+                "SELECT i.id FROM payments p JOIN invoices i ON i.n = p.invoice \
+                 WHERE p.state < 5 AND (p.state = 0 OR p.restored = 0) AND ?1 IS NOT NULL AND ?2 IS NOT NULL LIMIT ?3"
+            }
         };
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let ids = statement
             .query_map((until.as_millis(), gateway, limit), |row| {
-                row.get::<_, String>(0)
+                Ok(
+                    String::from_utf8_lossy(row.get_ref(0)?.as_bytes().unwrap_or_default())
+                        .into_owned(),
+                )
             })
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(sort)?;
@@ -310,7 +414,7 @@ impl Store for SqliteStore {
             Queue::Leases => {
                 "SELECT lease_until FROM payments WHERE state = 1 AND ?1 IS NOT NULL ORDER BY lease_until LIMIT 1"
             }
-            Queue::Elsewhere => return Ok(None),
+            Queue::Elsewhere | Queue::Restored => return Ok(None),
         };
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
         let at: Option<Option<i64>> = statement
@@ -371,6 +475,7 @@ impl Store for SqliteStore {
             "INSERT INTO events (sequence, invoice, type, json, digest) VALUES (?1, ?2, ?3, ?4, ?5)",
             &[&sequence, &invoice_row, &type_code(record.kind), &json, &record.digest.as_slice()],
         )?;
+        self.newest = Some((record.sequence, record.digest));
         Ok(())
     }
 
@@ -415,6 +520,11 @@ impl Store for SqliteStore {
         )
     }
 
+    fn restore_done(&mut self) -> Result<(), StoreError> {
+        self.execute("DELETE FROM meta WHERE name = 'restore_pending'", &[])?;
+        Ok(())
+    }
+
     fn set_paused(&mut self, paused: bool) -> Result<(), StoreError> {
         self.execute(
             "UPDATE meta SET value = ?1 WHERE name = 'paused'",
@@ -436,8 +546,18 @@ impl Store for SqliteStore {
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
+        if self.newest.is_none() {
+            // The log does not show that this commit was there; this does.
+            self.execute(
+                "UPDATE meta SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) WHERE name = 'quiet_commits'",
+                &[],
+            )?;
+        }
         match self.execute("COMMIT", &[]) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.mark.advance(self.newest.take());
+                Ok(())
+            }
             Err(error @ (StoreError::NoRoom(_) | StoreError::Busy(_))) => {
                 self.rollback();
                 Err(error)
@@ -457,12 +577,69 @@ impl Store for SqliteStore {
     }
 }
 
+/// How far a database has come.
+pub(super) fn position(connection: &Connection) -> Result<Position, StoreError> {
+    let id = |name| {
+        StoreId::parse(&meta(connection, name)?)
+            .map_err(|_| StoreError::Fatal(format!("meta.{name} is not a UUID")))
+    };
+    let newest = connection
+        .query_row(
+            "SELECT sequence, digest FROM events ORDER BY sequence DESC LIMIT 1",
+            [],
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, [u8; 32]>(1)?)),
+        )
+        .optional()
+        .map_err(sort)?;
+    let (sequence, digest) = match newest {
+        Some((sequence, digest)) => (u64::try_from(sequence).unwrap_or(0), digest),
+        None => (0, first_digest(id("store_id")?)),
+    };
+    // Not there yet in a database of before there was a mark.
+    let quiet: Option<String> = connection
+        .query_row(
+            "SELECT value FROM meta WHERE name = 'quiet_commits'",
+            [],
+            |row| row.get(0),
+        )
+        .optional()
+        .map_err(sort)?;
+    Ok(Position {
+        source: id("source_id")?,
+        sequence,
+        digest,
+        quiet: quiet.and_then(|it| it.parse().ok()).unwrap_or(0),
+    })
+}
+
 pub(super) fn meta(connection: &Connection, name: &str) -> Result<String, StoreError> {
     connection
         .query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| {
             row.get(0)
         })
         .map_err(|error| StoreError::Fatal(format!("meta.{name}: {error}")))
+}
+
+/// What `payd restore` has noted.
+fn restored(connection: &Connection) -> Result<Option<Restored>, StoreError> {
+    let noted = |name: &str| {
+        connection
+            .query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| {
+                row.get::<_, String>(0)
+            })
+            .optional()
+            .map_err(sort)
+    };
+    let wrong = || StoreError::Fatal("meta.restored_at or meta.restored_head is wrong".to_owned());
+    let Some(at) = noted("restored_at")? else {
+        return Ok(None);
+    };
+    let sequence = noted("restored_head")?.and_then(|it| it.parse().ok());
+    Ok(Some(Restored {
+        at: Timestamp::parse(&at).map_err(|_| wrong())?,
+        sequence: sequence.ok_or_else(wrong)?,
+        pending: noted("restore_pending")?.is_some(),
+    }))
 }
 
 fn invoice_id(text: &str) -> Result<InvoiceId, StoreError> {

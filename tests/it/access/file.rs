@@ -42,7 +42,7 @@ fn a_new_file_is_a_new_token_and_the_old_one_is_good_no_more() {
 
     // A database of before the file, as a restored backup is: the file holds.
     daemon.stop();
-    for name in ["payd.db", "payd.db-wal", "payd.db-shm"] {
+    for name in ["payd.db", "payd.db-wal", "payd.db-shm", "payd.head"] {
         let _ = fs::remove_file(daemon.directory().join("data").join(name));
     }
     daemon.start_again();

@@ -433,7 +433,8 @@ fn the_document_has_every_field_and_every_route() {
         };
         let answer = daemon.unix.request(&method, template, &[], b"").unwrap();
         assert!(
-            answer.status != 405 && (answer.status != 404 || answer.json()["code"] != "not_found"),
+            answer.status != 405
+                && !String::from_utf8_lossy(&answer.body).contains("\"code\":\"not_found\""),
             "{method} {template}"
         );
     }

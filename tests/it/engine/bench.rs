@@ -130,6 +130,18 @@ impl Bench {
             .fetch_sub(i64::try_from(time.as_millis()).unwrap(), Ordering::SeqCst);
     }
 
+    /// The machine is booted with a wall clock that is so many seconds off; as payd's own clock, this one
+    /// does not start before the newest time stored.
+    pub(crate) fn reboot(&mut self, off_seconds: i64) {
+        let newest = self.log().last().map_or(i64::MIN, |(_, event)| {
+            let time = event["time"].as_str().unwrap();
+            Timestamp::parse(time).unwrap().as_millis()
+        });
+        let wall = self.clock.now().as_millis() + off_seconds * 1000;
+        self.clock.0.store(wall.max(newest), Ordering::SeqCst);
+        self.restart();
+    }
+
     pub(crate) fn needs_attention(&self, id: &str) -> bool {
         let id = InvoiceId::parse(id).unwrap();
         self.reader()

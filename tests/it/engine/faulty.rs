@@ -132,6 +132,10 @@ impl Store for Faulty {
         self.store.expire_answers(lived, limit)
     }
 
+    fn restore_done(&mut self) -> Result<(), StoreError> {
+        self.store.restore_done()
+    }
+
     fn set_paused(&mut self, paused: bool) -> Result<(), StoreError> {
         self.store.set_paused(paused)
     }

@@ -2,7 +2,9 @@
 
 mod bench;
 mod commands;
+mod damage;
 mod faults;
 mod faulty;
 mod gateway;
 mod random_sequences;
+mod time;

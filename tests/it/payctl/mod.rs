@@ -4,6 +4,7 @@ mod batch;
 mod bench;
 mod create;
 mod events;
+mod operator;
 mod output;
 mod pay;
 mod reach;

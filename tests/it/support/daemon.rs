@@ -17,6 +17,7 @@ pub(crate) struct Daemon {
     child: Child,
     directory: Arc<tempfile::TempDir>,
     settings: Vec<(String, String)>,
+    wrapper: Vec<String>,
     /// What it printed until it was ready.
     pub(crate) banner: String,
     /// Its log so far.
@@ -39,7 +40,7 @@ impl Daemon {
     /// The same, and some of them for the first process only.
     pub(crate) fn with_once(settings: &[(&str, &str)], only_now: &[(&str, &str)]) -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
-        Self::launch(directory, Self::short(settings), only_now).unwrap_or_else(|it| it.fail())
+        Self::launch(directory, Self::short(settings), &[], only_now).unwrap_or_else(|it| it.fail())
     }
 
     /// Short waits, but where the test says otherwise.
@@ -67,20 +68,51 @@ impl Daemon {
     ) -> (Ended, Self) {
         let directory = Arc::new(tempfile::tempdir().unwrap());
         let all = Self::short(settings);
-        let Err(ended) = Self::launch(Arc::clone(&directory), all.clone(), only_now) else {
+        let Err(ended) = Self::launch(Arc::clone(&directory), all.clone(), &[], only_now) else {
             panic!("payd is ready, and was to end before: {only_now:?}");
         };
-        let second = Self::launch(directory, all, &[]).unwrap_or_else(|it| it.fail());
+        let second = Self::launch(directory, all, &[], &[]).unwrap_or_else(|it| it.fail());
         (ended, second)
+    }
+
+    /// The same, but that it is started by another command, whose last arguments are payd's; or what payd said
+    /// when it refused to start.
+    pub(crate) fn through(wrapper: &[&str], settings: &[(&str, &str)]) -> Result<Self, String> {
+        let settings = settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let wrapper: Vec<String> = wrapper.iter().map(|it| (*it).to_owned()).collect();
+        Self::launch(
+            Arc::new(tempfile::tempdir().unwrap()),
+            settings,
+            &wrapper,
+            &[],
+        )
+        .map_err(|ended| ended.to_string())
     }
 
     /// With settings that hold for this process only, beside those of its `settings`.
     fn launch(
         directory: Arc<tempfile::TempDir>,
         settings: Vec<(String, String)>,
+        wrapper: &[String],
         only_now: &[(&str, &str)],
     ) -> Result<Self, Ended> {
-        let mut child = command(directory.path())
+        let payd = command(directory.path());
+        let mut starter = match wrapper.split_first() {
+            None => payd,
+            Some((first, rest)) => {
+                let mut starter = Command::new(first);
+                starter.args(rest).arg(payd.get_program()).env_clear();
+                starter.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+                let set = |(name, value): (_, Option<_>)| Some((name, value?));
+                starter.envs(payd.get_envs().filter_map(set));
+                starter.stdin(Stdio::null());
+                starter
+            }
+        };
+        let mut child = starter
             .args(["serve", "--listen", "127.0.0.1:0"])
             .envs(settings.iter().cloned())
             .envs(only_now.iter().copied())
@@ -90,7 +122,7 @@ impl Daemon {
             .unwrap();
         let stderr = Arc::new(Mutex::new(String::new()));
         let (sink, source) = (Arc::clone(&stderr), child.stderr.take().unwrap());
-        std::thread::spawn(move || {
+        let reading = std::thread::spawn(move || {
             for line in BufReader::new(source).lines().map_while(Result::ok) {
                 let mut sink = sink.lock().unwrap();
                 sink.push_str(&line);
@@ -102,8 +134,10 @@ impl Daemon {
         // The last of the commands to try is the last line.
         while !banner.contains("events tail") {
             if stdout.read_line(&mut banner).unwrap() == 0 {
+                let status = child.wait().unwrap();
+                reading.join().unwrap();
                 return Err(Ended {
-                    status: child.wait().unwrap(),
+                    status,
                     said: format!("{banner}{}", stderr.lock().unwrap()),
                 });
             }
@@ -113,13 +147,18 @@ impl Daemon {
             .filter(|line| line.contains("listening on http"))
             .find_map(|line| line.split("://").nth(1)?.split_whitespace().next())
             .expect("a TCP address");
-        let token = std::fs::read_to_string(directory.path().join("data/token")).unwrap();
-        let tcp = Host::Tcp(address.parse().unwrap(), Some(token.trim().to_owned()));
+        // Where the data are somewhere else, on a mount that only payd sees, there is none to read.
+        let token = std::fs::read_to_string(directory.path().join("data/token")).ok();
+        let tcp = Host::Tcp(
+            address.parse().unwrap(),
+            token.map(|it| it.trim().to_owned()),
+        );
         let unix = Host::Unix(directory.path().join("payd.sock"));
         Ok(Self {
             child,
             directory,
             settings,
+            wrapper: wrapper.to_vec(),
             banner,
             stderr,
             unix,
@@ -127,10 +166,32 @@ impl Daemon {
         })
     }
 
+    /// Another daemon with the same settings, in a directory of its own, on a restored backup.
+    pub(crate) fn restored(&self, backup: &std::path::Path, arguments: &[&str]) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let output = command(directory.path())
+            .envs(self.settings.iter().cloned())
+            .arg("restore")
+            .arg(backup)
+            .args(arguments)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        Self::launch(directory, self.settings.clone(), &[], &[]).unwrap_or_else(|it| it.fail())
+    }
+
     /// Pulls the plug.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// The same for one that may have ended by itself.
+    pub(crate) fn kill_if_running(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            self.kill();
+        }
     }
 
     /// Starts again on the same directory.
@@ -143,8 +204,13 @@ impl Daemon {
     /// The same with settings for this once. An error: it ended before it was ready.
     pub(crate) fn try_again_with(&mut self, only_now: &[(&str, &str)]) -> Result<(), Ended> {
         let directory = Arc::clone(&self.directory);
-        *self = Self::launch(directory, self.settings.clone(), only_now)?;
+        *self = Self::launch(directory, self.settings.clone(), &self.wrapper, only_now)?;
         Ok(())
+    }
+
+    /// The same; or what payd said when it refused to.
+    pub(crate) fn try_start_again(&mut self) -> Result<(), String> {
+        self.try_again_with(&[]).map_err(|ended| ended.to_string())
     }
 
     /// Starts one more on the same directory, and pulls its plug after so long. The first is gone.
@@ -159,6 +225,11 @@ impl Daemon {
         std::thread::sleep(after);
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// The directory of its database, unless a setting of the test's own says otherwise.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory().join("data")
     }
 
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
@@ -269,7 +340,13 @@ pub(crate) struct Ended {
 impl Ended {
     #[track_caller]
     fn fail(&self) -> ! {
-        panic!("payd ended with {}: {}", self.status, self.said)
+        panic!("{self}")
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "payd ended with {}: {}", self.status, self.said)
     }
 }
 

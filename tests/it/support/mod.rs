@@ -3,6 +3,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod daemon;
+pub(crate) mod faults;
 pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod scripted;

@@ -1,0 +1,213 @@
+//! `payd backup`, `payd restore` and `payd verify`: on the database itself, with progress where somebody
+//! watches, and without a trace where they are interrupted.
+
+use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::args::{BackupArgs, RestoreArgs, StoreArgs};
+use super::commands::{complain, fail, say, settings};
+use super::serve::new_uuid;
+use super::signals::Signals;
+use crate::application::{Progress, Report, UpkeepError, Watch, verify_watched};
+use crate::domain::Timestamp;
+use crate::infrastructure::clock::SystemClock;
+use crate::infrastructure::directories::Places;
+use crate::infrastructure::lock;
+use crate::infrastructure::store::{self, Restoring, SqliteCheck};
+
+/// 128 and SIGINT's number, as shells do it.
+const EXIT_INTERRUPTED: u8 = 130;
+
+pub(super) fn backup(args: &BackupArgs) -> ExitCode {
+    let places = match places(&args.store) {
+        Ok(places) => places,
+        Err(code) => return code,
+    };
+    let (source, target) = (places.database(), args.file.clone());
+    let done = watched(move |watch| store::backup(&source, &target, wall(), watch));
+    match done {
+        Ok(written) => say(format!(
+            "ok: {} holds {} events and {} invoices, verified, in {} bytes\n",
+            args.file.display(),
+            written.report.events,
+            written.report.invoices,
+            written.bytes
+        )),
+        Err(error) => failed("no backup was made", &error),
+    }
+}
+
+pub(super) fn restore(args: &RestoreArgs) -> ExitCode {
+    let places = match places(&args.store) {
+        Ok(places) => places,
+        Err(code) => return code,
+    };
+    if let Err(error) = places.make() {
+        return fail(error);
+    }
+    // Held until the end: no daemon may start on half a database.
+    let lock = lock::acquire(&places.lock(), std::process::id(), jiff::Timestamp::now());
+    let _lock = match lock {
+        Ok(lock) => lock,
+        Err(error) => return fail(error),
+    };
+    let how = Restoring {
+        now: wall(),
+        source: new_uuid(&SystemClock::start(i64::MIN)),
+        pause: args.pause,
+    };
+    let (file, target) = (args.file.clone(), places.database());
+    match watched(move |watch| store::restore(&file, &target, how, watch)) {
+        Ok(restored) => {
+            if !restored.sealed {
+                complain(format_args!(
+                    "{} was not made by `payd backup`: its events and tables were checked, but not every byte",
+                    args.file.display()
+                ));
+            }
+            let made = match restored.backup_at {
+                Some(at) => format!(" of {at}"),
+                None => String::new(),
+            };
+            let mut text = format!(
+                "ok: {} is restored from a backup{made}: {} events, {} invoices\n",
+                places.database().display(),
+                restored.report.events,
+                restored.report.invoices
+            );
+            text.push_str(&format!(
+                "{} open payments are looked up at the gateway before anything is sent, and their invoices need attention until then.\n",
+                restored.open_payments
+            ));
+            text.push_str(if restored.paused {
+                "Sending is paused: start payd, cancel again what was canceled since, and POST /admin/resume goes on.\n"
+            } else {
+                "Start payd to go on.\n"
+            });
+            say(text)
+        }
+        Err(error) => failed("nothing was restored", &error),
+    }
+}
+
+pub(super) fn verify(args: &StoreArgs) -> ExitCode {
+    let places = match places(args) {
+        Ok(places) => places,
+        Err(code) => return code,
+    };
+    let path = places.database();
+    let database = path.clone();
+    let done = watched(move |watch| verify_file(&database, watch));
+    match done {
+        Ok(report) => tell(&path, &report),
+        Err(UpkeepError::Stopped) => ExitCode::from(EXIT_INTERRUPTED),
+        Err(error) => fail(format_args!("{}: {error}", path.display())),
+    }
+}
+
+fn verify_file(path: &Path, watch: Watch<'_>) -> Result<Report, UpkeepError> {
+    let report = verify_watched(&SqliteCheck::open(path)?, watch)?;
+    if report.complete {
+        Ok(report)
+    } else {
+        Err(UpkeepError::Stopped)
+    }
+}
+
+fn tell(path: &Path, report: &Report) -> ExitCode {
+    if report.found == 0 {
+        return say(format!(
+            "ok: {} events in an unbroken chain; {} invoices are what they fold to\n",
+            report.events, report.invoices
+        ));
+    }
+    for finding in &report.findings {
+        complain(finding);
+    }
+    let untold = report.found.saturating_sub(report.findings.len() as u64);
+    if untold > 0 {
+        complain(format_args!("and {untold} more"));
+    }
+    fail(format_args!(
+        "{} is not what payd wrote: {} findings in {} events and {} invoices. Keep a copy of it, and restore a backup",
+        path.display(),
+        report.found,
+        report.events,
+        report.invoices
+    ))
+}
+
+fn places(args: &StoreArgs) -> Result<Places, ExitCode> {
+    settings(args.config.as_deref(), args.flags()).map(|(_, places)| places)
+}
+
+fn failed(what: &str, error: &UpkeepError) -> ExitCode {
+    match error {
+        UpkeepError::Stopped => {
+            complain(format_args!("interrupted; {what}"));
+            ExitCode::from(EXIT_INTERRUPTED)
+        }
+        error => fail(format_args!("{what}: {error}")),
+    }
+}
+
+fn wall() -> Timestamp {
+    Timestamp::from_millis(SystemClock::start(i64::MIN).now_ms())
+}
+
+/// Does it, and shows how far it is. A signal stops it where that leaves nothing half done.
+fn watched<T: Send + 'static>(
+    work: impl FnOnce(Watch<'_>) -> Result<T, UpkeepError> + Send + 'static,
+) -> Result<T, UpkeepError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| UpkeepError::Failed(format!("the runtime does not start: {error}")))?;
+    runtime.block_on(async {
+        let mut signals = Signals::listen()
+            .map_err(|error| UpkeepError::Failed(format!("no signals: {error}")))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&stop);
+        let bar = bar();
+        let mut working = tokio::task::spawn_blocking(move || {
+            let watch = |progress: Progress| {
+                bar.set_message(progress.stage.as_str());
+                bar.set_length(progress.total);
+                bar.set_position(progress.done);
+                if asked.load(Ordering::Relaxed) {
+                    ControlFlow::Break(())
+                } else {
+                    ControlFlow::Continue(())
+                }
+            };
+            let result = work(&watch);
+            bar.finish_and_clear();
+            result
+        });
+        loop {
+            tokio::select! {
+                done = &mut working => {
+                    return done.unwrap_or_else(|error| Err(UpkeepError::Failed(error.to_string())));
+                }
+                _ = signals.next() => stop.store(true, Ordering::Relaxed),
+            }
+        }
+    })
+}
+
+fn bar() -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{msg:20} {wide_bar} {percent:>3} %") {
+        bar.set_style(style.progress_chars("━╸ "));
+    }
+    bar
+}

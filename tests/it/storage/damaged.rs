@@ -1,0 +1,263 @@
+//! A database or its log is damaged: payd refuses to start with what to do, or goes on without having lost or
+//! mixed up anything that money hangs on.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::daemon::{Daemon, until};
+
+const INVOICES: usize = 24;
+
+/// A payd that was killed, with its log left behind; and what it had acknowledged.
+struct Killed {
+    daemon: Daemon,
+    events: Vec<Value>,
+    /// Database, log and mark as they were left.
+    files: BTreeMap<&'static str, Vec<u8>>,
+}
+
+const FILES: [&str; 3] = ["payd.db", "payd.db-wal", "payd.head"];
+
+impl Killed {
+    fn new() -> Self {
+        let mut daemon = Daemon::start();
+        for n in 0..INVOICES {
+            let method = ["sim:approve", "sim:decline", "sim:pending"][n % 3];
+            let body = format!(
+                r#"{{"id":"inv-{n}","amount":{},"payment_method":"{method}"}}"#,
+                1000 + n
+            );
+            daemon.unix.post("/invoices", &body).expect(201);
+            if n % 6 != 5 {
+                daemon
+                    .unix
+                    .post(&format!("/invoices/inv-{n}/pay"), "")
+                    .expect(202);
+            }
+            if n == INVOICES / 2 {
+                // Half of it is in the database, half in the log.
+                let path = daemon.data().join("payd.db");
+                let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+                let other = rusqlite::Connection::open(path).unwrap();
+                other.query_row(checkpoint, [], |_| Ok(())).unwrap();
+            }
+        }
+        // Nothing is written any more: the last commit is marked, too.
+        until("all are decided", || {
+            let open = daemon.unix.get("/invoices?status=PROCESSING").expect(200);
+            open["invoices"][0].is_null()
+        });
+        let events = daemon.events();
+        daemon.kill();
+        let data = daemon.data();
+        let files = FILES.map(|name| (name, std::fs::read(data.join(name)).unwrap()));
+        Self {
+            daemon,
+            events,
+            files: files.into(),
+        }
+    }
+
+    /// As it was left, but for one file. `None`: that file is gone.
+    fn start_with(&mut self, name: &str, bytes: Option<&[u8]>) -> Result<(), String> {
+        self.daemon.kill_if_running();
+        let data = self.daemon.data();
+        for (name, bytes) in &self.files {
+            std::fs::write(data.join(name), bytes).unwrap();
+        }
+        let _ = std::fs::remove_file(data.join("payd.db-shm"));
+        match bytes {
+            Some(bytes) => std::fs::write(data.join(name), bytes).unwrap(),
+            None => std::fs::remove_file(data.join(name)).unwrap(),
+        }
+        let before = read_all(&data);
+        let started = self.daemon.try_start_again();
+        if let Err(said) = &started {
+            assert!(said.contains("exit status: 1"), "{said}");
+            assert!(said.contains("payd.db"), "{said}");
+            for part in ["Keep a copy", "restore the newest backup"] {
+                assert!(said.contains(part), "{part} is not in: {said}");
+            }
+            let same = read_all(&data) == before;
+            assert!(same, "what is refused is left as it was: {said}");
+        }
+        started
+    }
+
+    /// All that was acknowledged is there.
+    fn nothing_lost(&self, what: &str) {
+        let now = self.daemon.events();
+        assert!(now.len() >= self.events.len(), "{what}: events are lost");
+        assert_eq!(now[..self.events.len()], self.events, "{what}");
+        self.daemon.verify();
+    }
+}
+
+/// An empty log is none.
+fn read_all(data: &Path) -> [Vec<u8>; 3] {
+    FILES.map(|name| std::fs::read(data.join(name)).unwrap_or_default())
+}
+
+#[test]
+fn a_damaged_log_is_refused_and_loses_nothing_that_was_acknowledged() {
+    let mut killed = Killed::new();
+    let wal = killed.files["payd.db-wal"].clone();
+    killed.start_with("payd.db-wal", Some(&wal)).unwrap();
+    killed.nothing_lost("whole");
+
+    let mut refused = 0;
+    let positions = [0, 3, 9, 17, 25, 33, 40, 48, 55];
+    let spread = (1..16).map(|n| n * wal.len() / 16 + n);
+    let last = [wal.len() - 4096 - 24, wal.len() - 4096 - 20, wal.len() - 1];
+    for at in positions.into_iter().chain(spread).chain(last) {
+        let mut damaged = wal.clone();
+        damaged[at] ^= 1 << (at % 8);
+        match killed.start_with("payd.db-wal", Some(&damaged)) {
+            Err(_) => refused += 1,
+            Ok(()) => killed.nothing_lost(&format!("bit flipped in byte {at}")),
+        }
+    }
+    assert!(refused > 15, "only {refused} were refused");
+    for len in [0, 31, 32, 5000, wal.len() / 2, wal.len() - 1] {
+        let cut = killed.start_with("payd.db-wal", Some(&wal[..len]));
+        let said = cut.expect_err(&format!("cut to {len} of {}", wal.len()));
+        let told = said.contains("has acknowledged event");
+        assert!(told, "cut to {len}: {said}");
+        assert!(said.contains("payd.head"), "{said}");
+    }
+    killed.start_with("payd.db-wal", None).unwrap_err();
+}
+
+#[test]
+fn a_log_that_is_damaged_in_its_middle_is_refused_without_a_mark_too() {
+    let mut killed = Killed::new();
+    killed.files.insert("payd.head", Vec::new());
+    let wal = killed.files["payd.db-wal"].clone();
+    let len = 24 + 4096;
+    for at in [
+        3,
+        20,
+        32,
+        33,
+        32 + 24,
+        32 + len + 16,
+        32 + 5 * len + 3000,
+        wal.len() / 2,
+    ] {
+        let mut damaged = wal.clone();
+        damaged[at] ^= 4;
+        let said = killed.start_with("payd.db-wal", Some(&damaged));
+        let said = said.expect_err(&format!("bit flipped in byte {at}"));
+        assert!(said.contains("payd.db-wal is damaged"), "byte {at}: {said}");
+    }
+}
+
+#[test]
+fn an_older_copy_in_the_place_of_the_database_is_refused() {
+    let mut daemon = Daemon::start();
+    daemon
+        .unix
+        .post("/invoices", r#"{"id":"inv-1","amount":1}"#)
+        .expect(201);
+    daemon.stop();
+    let path = daemon.data().join("payd.db");
+    let older = std::fs::read(&path).unwrap();
+    daemon.start_again();
+    daemon.unix.post("/invoices/inv-1/pay", "").expect(202);
+    daemon.until_invoice("inv-1", "PAID");
+    daemon.stop();
+    std::fs::write(&path, &older).unwrap();
+    let said = daemon.try_start_again().unwrap_err();
+    assert!(said.contains("an older copy was put in place"), "{said}");
+    std::fs::remove_file(&path).unwrap();
+    let said = daemon.try_start_again().unwrap_err();
+    assert!(said.contains("ends at event 0"), "{said}");
+    // As it says: where it is meant.
+    std::fs::write(&path, &older).unwrap();
+    std::fs::remove_file(daemon.data().join("payd.head")).unwrap();
+    daemon.start_again();
+    assert_eq!(daemon.invoice("inv-1")["status"], "PENDING");
+}
+
+#[test]
+fn a_mark_that_is_torn_or_gone_accuses_nobody() {
+    let mut killed = Killed::new();
+    let mark = killed.files["payd.head"].clone();
+    for len in [0, 10, mark.len() - 1] {
+        killed.start_with("payd.head", Some(&mark[..len])).unwrap();
+        killed.nothing_lost("torn mark");
+    }
+    killed.start_with("payd.head", None).unwrap();
+    killed.nothing_lost("no mark");
+}
+
+#[test]
+fn a_damaged_database_is_refused_or_charges_nobody_wrongly() {
+    let mut killed = Killed::new();
+    let database = killed.files["payd.db"].clone();
+    for (what, bytes) in [
+        ("cut short", &database[..database.len() / 2]),
+        ("no database at all", &b"somebody's notes, and long enough to be read as a header of 100 bytes, which is what SQLite wants"[..]),
+    ] {
+        let said = killed.start_with("payd.db", Some(bytes)).expect_err(what);
+        assert!(said.contains("damaged"), "{what}: {said}");
+    }
+    let (mut refused, mut started) = (0, 0);
+    for round in 0..32 {
+        let at = (round * 7919 + round * round * 104_729) % database.len();
+        let mut damaged = database.clone();
+        damaged[at] ^= 1 << (round % 8);
+        if killed.start_with("payd.db", Some(&damaged)).is_err() {
+            refused += 1;
+            continue;
+        }
+        started += 1;
+        charges_nobody_wrongly(&killed, &format!("bit flipped in byte {at}"));
+    }
+    assert!(started > 0, "{refused} refused, {started} started");
+}
+
+/// Everything is asked to be paid anew; nobody pays twice, or another amount.
+fn charges_nobody_wrongly(killed: &Killed, what: &str) {
+    let daemon = &killed.daemon;
+    for n in 0..INVOICES {
+        let path = format!("/invoices/inv-{n}/pay");
+        // One that is damaged answers 500, and its neighbours go on.
+        let answer = daemon.unix.post(&path, "");
+        let status = answer.status;
+        assert!(
+            matches!(status, 200 | 202 | 404 | 500),
+            "{what}: {}",
+            answer.text()
+        );
+    }
+    let events = || -> Vec<Value> {
+        let of = |n| {
+            daemon
+                .unix
+                .get(&format!("/events?invoice=inv-{n}&limit=1000"))
+        };
+        // One that is damaged itself is no JSON any more; `payd verify` tells.
+        (0..INVOICES)
+            .filter_map(|n| serde_json::from_slice::<Value>(&of(n).body).ok())
+            .flat_map(|page| page["events"].as_array().cloned().unwrap_or_default())
+            .collect()
+    };
+    let mut seen = 0;
+    until("it comes to rest", || {
+        std::mem::replace(&mut seen, events().len()) == seen
+    });
+    let mut paid: BTreeMap<String, usize> = BTreeMap::new();
+    for event in events() {
+        if event["type"] == "PaymentSucceeded" {
+            let n: u64 = event["subject"].as_str().unwrap()["inv-".len()..]
+                .parse()
+                .unwrap();
+            assert_eq!(event["data"]["amount"], 1000 + n, "{what}: {event}");
+            *paid.entry(event["subject"].to_string()).or_default() += 1;
+        }
+    }
+    assert!(paid.values().all(|n| *n == 1), "{what}: {paid:?}");
+}
