@@ -5,13 +5,13 @@ use std::collections::hash_map;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::domain::{InvoiceId, InvoiceStatus, StoreId, Timestamp};
+use crate::domain::{StoreId, Timestamp};
 
 use super::bus::Bus;
 use super::doctor::Surroundings;
 use super::engine::EngineHandle;
 use super::metrics::{Metrics, Standing};
-use super::ports::{Clock, InvoiceRecord, Random, Reader, Restored, StoreError, Tally};
+use super::ports::{Clock, Random, Reader, Restored, StoreError, Tally};
 use super::request::{Action, Caller, Idempotency, Outcome, SubmitError};
 use super::streams::Streams;
 use super::trace::Tracer;
@@ -142,33 +142,6 @@ impl App {
         match tokio::task::spawn_blocking(move || f(reader.as_ref())).await {
             Ok(result) => result,
             Err(error) => Err(StoreError::Fatal(format!("the reader stopped: {error}"))),
-        }
-    }
-
-    /// Waits until the invoice has left PROCESSING, `limit` at most, and gives it as it then
-    /// stands. `None`: there is no such invoice.
-    ///
-    /// # Errors
-    /// Where it cannot be read.
-    pub async fn wait_until_settled(
-        &self,
-        id: &InvoiceId,
-        limit: Duration,
-    ) -> Result<Option<InvoiceRecord>, StoreError> {
-        let bell = self.bus.bell(id);
-        let deadline = tokio::time::Instant::now() + limit;
-        loop {
-            // Armed before the look at the table, so that no ring falls between the two.
-            let mut ring = std::pin::pin!(bell.ring());
-            ring.as_mut().enable();
-            let wanted = id.clone();
-            let record = self.read(move |reader| reader.invoice(&wanted)).await?;
-            let settled = record
-                .as_ref()
-                .is_none_or(|it| it.invoice.status != InvoiceStatus::Processing);
-            if settled || tokio::time::timeout_at(deadline, ring).await.is_err() {
-                return Ok(record);
-            }
         }
     }
 

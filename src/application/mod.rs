@@ -27,7 +27,7 @@ mod upkeep;
 mod verify;
 
 pub use app::{App, Overview};
-pub use bus::Bus;
+pub use bus::{Bell, Bus};
 pub use doctor::{Check, Surroundings, Verdict};
 pub use engine::{Engine, EngineHandle, Fatal, Policy, Run, spawn};
 pub use event_log::{DecodeError, Decoded, EventRecord, chain, decode, first_digest};

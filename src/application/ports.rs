@@ -431,6 +431,16 @@ pub trait Reader: Send + Sync {
     /// Where they cannot be read.
     fn payments(&self, invoice: &InvoiceId) -> Result<Option<Vec<PaymentRecord>>, StoreError>;
 
+    /// The latest payment of an invoice, and the invoice's status, in one look. `None`: there is no
+    /// such invoice, or it has no payment.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    fn latest_payment(
+        &self,
+        invoice: &InvoiceId,
+    ) -> Result<Option<(InvoiceStatus, PaymentRecord)>, StoreError>;
+
     /// A slice of the log.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ mod context;
 mod watch;
 
 mod backup;
+mod bench;
 mod completion;
 mod doctor;
 mod events;
@@ -166,6 +167,7 @@ enum Command {
     Doctor(doctor::Arguments),
     Backup(backup::Arguments),
     Verify(verify::Arguments),
+    Bench(bench::Arguments),
     Token(token::Arguments),
     Completion(completion::Arguments),
 }
@@ -236,6 +238,7 @@ async fn run(command: Command, context: &mut Context) -> Outcome {
         Command::Doctor(arguments) => doctor::run(arguments, context).await,
         Command::Backup(arguments) => backup::run(arguments, context).await,
         Command::Verify(arguments) => verify::run(arguments, context).await,
+        Command::Bench(arguments) => Box::pin(bench::run(arguments, context)).await,
         Command::Token(arguments) => token::run(arguments, context).await,
         Command::Completion(arguments) => completion::run(&arguments, &mut context.out),
     }

@@ -7,6 +7,7 @@ use super::headers::Media;
 use super::idempotency::{self, refused, submit, written};
 use super::problem::{Reject, both};
 use super::reply::json;
+use super::wait::Watch;
 use super::{parse, prefer, wait};
 use crate::api::{Payment, PaymentPage};
 use crate::application::request::{Action, Answer, PaymentView, Reply};
@@ -19,6 +20,10 @@ pub(super) async fn pay(mut call: Call) -> Result<Response, Reject> {
     let said = both(call.no_query(), idempotency::key(&call.parts.headers));
     let (((), key), command) = both(said, parse::pay(&read.bytes))?;
     let action = Action::OnInvoice(id.clone(), command);
+    let wait = prefer::wait(&call.parts.headers);
+    // Armed before the payment is requested, so that whatever is decided after that rings it.
+    let bell = wait.map(|_| call.app().bus().bell(&id));
+    let watch = bell.as_ref().map(Watch::arm);
     let given = submit(
         &call,
         (key, read.media, &read.bytes),
@@ -30,9 +35,9 @@ pub(super) async fn pay(mut call: Call) -> Result<Response, Reject> {
         },
     );
     let given = given.await?;
-    match prefer::wait(&call.parts.headers) {
-        Some(seconds) if given.answer.status < 300 => {
-            wait::answer(&call, &id, given, seconds).await
+    match wait.zip(watch) {
+        Some((seconds, watch)) if given.answer.status < 300 => {
+            wait::answer(&call, &id, watch, given, seconds).await
         }
         _ => Ok(given.into_response(Media::Json)),
     }

@@ -1,11 +1,13 @@
 //! `Prefer: wait=N` on `pay`: the answer is held until the invoice is decided or the time is up. It
 //! never changes what is kept under an idempotency key: that is the answer before any waiting.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::http::HeaderName;
 use axum::http::header::HeaderValue;
 use axum::response::Response;
+use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use super::call::Call;
@@ -14,32 +16,66 @@ use super::idempotency::{Given, written};
 use super::payments::location;
 use super::problem::Reject;
 use crate::api::Payment;
-use crate::application::ports::{PaymentRecord, StoreError};
+use crate::application::Bell;
+use crate::application::ports::PaymentRecord;
 use crate::domain::{InvoiceId, InvoiceStatus, PaymentId};
 
 /// RFC 7240, section 3.
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
+/// The status of an answer that says that a payment was requested just now.
+const ACCEPTED: u16 = 202;
+
 /// How often a replay looks at its own payment, which may be decided while the invoice is not: a
 /// retry that follows it rings no bell.
 const REPLAY_LOOK: Duration = Duration::from_secs(1);
 
-/// Holds the answer to `pay`.
+/// An invoice's bell, armed: a ring between two looks at the tables is not missed.
+pub(super) struct Watch<'b> {
+    bell: &'b Bell,
+    ring: Pin<Box<Notified<'b>>>,
+}
+
+impl<'b> Watch<'b> {
+    /// Arms it: it counts from here on.
+    pub(super) fn arm(bell: &'b Bell) -> Self {
+        let mut ring = Box::pin(bell.ring());
+        ring.as_mut().enable();
+        Self { bell, ring }
+    }
+
+    /// Waits for a ring, until the deadline, or until payd drains. Armed anew, it says whether there
+    /// is more to wait for.
+    async fn wait(&mut self, call: &Call, deadline: Instant) -> bool {
+        let more = tokio::select! {
+            biased;
+            () = self.ring.as_mut() => true,
+            () = call.shared.shutdown.cancelled() => false,
+            () = tokio::time::sleep_until(deadline) => false,
+        };
+        *self = Self::arm(self.bell);
+        more
+    }
+}
+
+/// Holds the answer to `pay`. The watch was armed before the payment was asked for.
 pub(super) async fn answer(
     call: &Call,
     invoice: &InvoiceId,
+    watch: Watch<'_>,
     given: Given,
     seconds: u64,
 ) -> Result<Response, Reject> {
-    let limit = Duration::from_secs(seconds);
+    let deadline = Instant::now() + Duration::from_secs(seconds);
     let (record, decided) = if given.replayed {
         let first: Payment<'_> = serde_json::from_slice(&given.answer.body)
             .map_err(|error| Reject::internal(format!("a kept answer cannot be read: {error}")))?;
         let id = PaymentId::parse(&first.id)
             .map_err(|error| Reject::internal(format!("a kept answer cannot be read: {error}")))?;
-        same_payment(call, invoice, id, limit).await?
+        same_payment(call, watch, id, deadline).await?
     } else {
-        latest_payment(call, invoice, limit).await?
+        let fresh = given.answer.status == ACCEPTED;
+        latest_payment(call, invoice, watch, deadline, fresh).await?
     };
     let payment = Payment::of(&record.invoice, &record.payment);
     let answer = if decided {
@@ -60,53 +96,44 @@ pub(super) async fn answer(
 async fn latest_payment(
     call: &Call,
     invoice: &InvoiceId,
-    limit: Duration,
+    mut watch: Watch<'_>,
+    deadline: Instant,
+    fresh: bool,
 ) -> Result<(PaymentRecord, bool), Reject> {
-    settled(call, invoice, limit).await?;
-    let id = invoice.clone();
-    let read = call.app().read(move |reader| {
-        let standing = reader.invoice(&id)?;
-        Ok((standing, reader.payments(&id)?))
-    });
-    let (standing, payments) = read.await?;
-    let latest = payments.and_then(|mut payments| payments.pop());
-    let latest = latest.ok_or_else(|| Reject::internal("a paid invoice has no payment"))?;
-    let left = standing.is_some_and(|it| it.invoice.status != InvoiceStatus::Processing);
-    // Both: another round may have begun between the two reads.
-    let decided = left && !latest.payment.state.is_open();
-    Ok((latest, decided))
+    // What this very request has asked for is being sent: there is nothing to see before it rings.
+    let mut more = !fresh || watch.wait(call, deadline).await;
+    loop {
+        let id = invoice.clone();
+        let read = call.app().read(move |reader| reader.latest_payment(&id));
+        let (status, latest) = read
+            .await?
+            .ok_or_else(|| Reject::internal("a paid invoice has no payment"))?;
+        let left = status != InvoiceStatus::Processing;
+        if left || !more {
+            let decided = left && !latest.payment.state.is_open();
+            return Ok((latest, decided));
+        }
+        more = watch.wait(call, deadline).await;
+    }
 }
 
 /// Waits until that very payment is decided.
 async fn same_payment(
     call: &Call,
-    invoice: &InvoiceId,
+    mut watch: Watch<'_>,
     id: PaymentId,
-    limit: Duration,
+    deadline: Instant,
 ) -> Result<(PaymentRecord, bool), Reject> {
-    let deadline = Instant::now() + limit;
     let mut last_look = false;
     loop {
         let record = call.app().read(move |reader| reader.payment(id)).await?;
         let record = record.ok_or_else(|| Reject::internal("a kept answer's payment is gone"))?;
         let decided = !record.payment.state.is_open();
-        let left = deadline.saturating_duration_since(Instant::now());
-        if decided || last_look || left.is_zero() || call.shared.shutdown.is_cancelled() {
+        if decided || last_look {
             return Ok((record, decided));
         }
-        // What the invoice has left PROCESSING with is there on the next look.
-        last_look = settled(call, invoice, left.min(REPLAY_LOOK)).await?;
-    }
-}
-
-/// Waits until the invoice has left PROCESSING, the time is up or payd drains. Says whether it has.
-async fn settled(call: &Call, invoice: &InvoiceId, limit: Duration) -> Result<bool, StoreError> {
-    tokio::select! {
-        biased;
-        record = call.app().wait_until_settled(invoice, limit) => {
-            let status = record?.map(|it| it.invoice.status);
-            Ok(status != Some(InvoiceStatus::Processing))
-        }
-        () = call.shared.shutdown.cancelled() => Ok(false),
+        let next_look = deadline.min(Instant::now() + REPLAY_LOOK);
+        let rung = watch.wait(call, next_look).await;
+        last_look = !rung && (next_look == deadline || call.shared.shutdown.is_cancelled());
     }
 }

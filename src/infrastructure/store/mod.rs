@@ -30,3 +30,6 @@ pub use reader::SqliteReader;
 pub use restore::{RestoredStore, Restoring, restore};
 pub use upkeep::remove_leftovers;
 pub use writer::SqliteStore;
+
+#[cfg(test)]
+mod cost_tests;

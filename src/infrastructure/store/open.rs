@@ -265,6 +265,9 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenE
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(64);
+    // Without it SQLite peeks at bound values to see whether a partial index fits, and prepares a
+    // statement anew each time that they change: most statements here, on every run.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "trusted_schema", "OFF")?;
     // A damaged page is an error when it is read, and not something else's content.
     connection.pragma_update(None, "cell_size_check", "ON")?;

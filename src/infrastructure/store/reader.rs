@@ -10,7 +10,7 @@ use crate::application::Upkeep;
 use crate::application::ports::{
     EventQuery, EventSlice, InvoiceQuery, InvoiceRecord, PaymentRecord, Reader, StoreError, Tally,
 };
-use crate::domain::{InvoiceId, PaymentId, PaymentState, Timestamp};
+use crate::domain::{InvoiceId, InvoiceStatus, PaymentId, PaymentState, Timestamp};
 
 use super::error::sort;
 use super::open::{OpenError, open_reader};
@@ -18,8 +18,9 @@ use super::rows::{
     self, INVOICE_WIDTH, invoice_columns, payment_columns, state_code, status_code, type_code,
 };
 
-/// Connections kept open between reads. More may be open at once; these are not closed after use.
-const IDLE_MAX: usize = 8;
+/// Connections kept open between reads: as many as the daemon has threads to read on. With fewer, a
+/// busy daemon would open one, read its schema and prepare its statements for a single look.
+const IDLE_MAX: usize = 16;
 
 /// Readers of one database.
 pub struct SqliteReader {
@@ -168,6 +169,31 @@ impl Reader for SqliteReader {
                 records.push(payment_record(row)?);
             }
             Ok(Some(records))
+        })
+    }
+
+    fn latest_payment(
+        &self,
+        invoice: &InvoiceId,
+    ) -> Result<Option<(InvoiceStatus, PaymentRecord)>, StoreError> {
+        self.with(|connection| {
+            // One statement is one snapshot.
+            let mut statement = connection
+                .prepare_cached(&format!(
+                    "{PAYMENT_WITH_INVOICE} WHERE i.id = ?1 AND p.attempt = i.attempts"
+                ))
+                .map_err(sort)?;
+            let mut found = statement.query([invoice.as_str()]).map_err(sort)?;
+            let Some(row) = found.next().map_err(sort)? else {
+                return Ok(None);
+            };
+            let (_, invoice) = rows::invoice(row)?;
+            let status = invoice.status;
+            let record = PaymentRecord {
+                invoice: invoice.content,
+                payment: rows::payment(row, INVOICE_WIDTH)?,
+            };
+            Ok(Some((status, record)))
         })
     }
 

@@ -1,6 +1,7 @@
 //! payctl against a scripted payd: every promise about exit codes, output and repetition.
 
 mod batch;
+mod bench;
 mod create;
 mod events;
 mod operator;

@@ -1,0 +1,155 @@
+//! What can be asked on the command line, behind `cargo bench --`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Measure payd against a ceiling
+#[derive(Debug, Parser)]
+#[command(name = "ceiling", args_conflicts_with_subcommands = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) part: Option<Part>,
+    #[command(flatten)]
+    pub(crate) compare: Compare,
+    /// cargo adds it to every bench
+    #[arg(long, hide = true, global = true)]
+    bench: bool,
+}
+
+/// What this process is to be.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Part {
+    /// payd and the sketch in turn, and their ratios (the default)
+    Compare(Compare),
+    /// What has a limit rather than a ceiling: memory, starts, pages, streams, payctl
+    Limits(Limits),
+    /// The same load on a store with many invoices and on an empty one
+    Growth(Growth),
+    /// Be the sketch that payd is compared with
+    #[command(hide = true)]
+    Sketch(Sketch),
+    /// Be the gateway that both call
+    #[command(hide = true)]
+    Gateway,
+}
+
+/// What to compare, and how long.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Compare {
+    /// Kinds of load
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["create", "pay"])]
+    pub(crate) only: Vec<Kind>,
+    /// Connections, each with one request at a time
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
+    pub(crate) connections: Vec<usize>,
+    /// How often each side is measured; the sides take turns
+    #[arg(long, default_value_t = 7)]
+    pub(crate) rounds: usize,
+    /// Seconds that are measured, after half as many to warm up
+    #[arg(long, default_value_t = 2.0)]
+    pub(crate) seconds: f64,
+    /// One round of half a second: to see that it works, not what it says
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Invoices in a request, with `--only bulk`
+    #[arg(long, default_value_t = 100)]
+    pub(crate) lines: usize,
+    /// Where payments go: a service beside it, or nowhere (payd's simulator, in process)
+    #[arg(long, value_enum, default_value_t = Via::Http)]
+    pub(crate) gateway: Via,
+    /// Send no Idempotency-Key
+    #[arg(long)]
+    pub(crate) no_keys: bool,
+    /// The payd to measure, instead of the one built beside this
+    #[arg(long, value_name = "FILE")]
+    pub(crate) payd: Option<PathBuf>,
+    /// Another payd in the place of the sketch, to compare two builds
+    #[arg(long, value_name = "FILE")]
+    pub(crate) against: Option<PathBuf>,
+    /// Write all figures of all rounds there, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// What to measure, and how long.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Limits {
+    /// How often each side is measured where two take turns
+    #[arg(long, default_value_t = 7)]
+    pub(crate) rounds: usize,
+    /// Seconds that are measured each time
+    #[arg(long, default_value_t = 2.0)]
+    pub(crate) seconds: f64,
+    /// Seconds of the long load
+    #[arg(long, default_value_t = 30.0)]
+    pub(crate) sustained: f64,
+    /// Events in the log that a reader catches up with
+    #[arg(long, default_value_t = 600_000)]
+    pub(crate) events: u64,
+    /// The payd to measure; payctl lies beside it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) payd: Option<PathBuf>,
+}
+
+/// How large a store, and how long.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Growth {
+    /// Invoices in the full store, each PAID with three events; some 1.3 GB a million
+    #[arg(long, default_value_t = 1_000_000)]
+    pub(crate) invoices: u64,
+    /// Ids in no order, as clients that draw their own send them
+    #[arg(long)]
+    pub(crate) random_ids: bool,
+    /// How often each side is measured; the sides take turns
+    #[arg(long, default_value_t = 7)]
+    pub(crate) rounds: usize,
+    /// Seconds that are measured each time
+    #[arg(long, default_value_t = 2.0)]
+    pub(crate) seconds: f64,
+    /// The payd to measure
+    #[arg(long, value_name = "FILE")]
+    pub(crate) payd: Option<PathBuf>,
+}
+
+/// A kind of load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// POST /invoices
+    Create,
+    /// POST /invoices, then POST /invoices/{id}/pay with Prefer: wait
+    Pay,
+    /// POST /invoices with many lines
+    Bulk,
+}
+
+impl Kind {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Pay => "pay",
+            Self::Bulk => "bulk",
+        }
+    }
+}
+
+/// How payments leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Via {
+    Http,
+    Simulator,
+}
+
+/// The sketch's own arguments.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Sketch {
+    /// The socket to listen on
+    #[arg(long)]
+    pub(crate) socket: PathBuf,
+    /// The database
+    #[arg(long)]
+    pub(crate) database: PathBuf,
+    /// The gateway's port on this machine; none: approve in process
+    #[arg(long)]
+    pub(crate) gateway: Option<u16>,
+}

@@ -1,0 +1,238 @@
+//! The processes that are measured: started, looked at from outside through /proc and the database's own
+//! counters, and stopped. A side that has to cooperate to be measured is not measured here.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// How long a start or a stop may take before something is wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The clock of /proc/PID/stat, in hertz: what Linux shows to programs on every machine that payd runs on.
+const TICKS: f64 = 100.0;
+
+/// Where in the write-ahead log's index SQLite counts transactions (iChange).
+/// Source: <https://www.sqlite.org/walformat.html>, section 2.1.
+const CHANGES_AT: u64 = 8;
+
+/// A process, its directory, and its socket.
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) socket: PathBuf,
+    database: PathBuf,
+    /// Gone with the server unless it was lent.
+    _directory: Option<TempDir>,
+    _runtime: TempDir,
+}
+
+/// A server's counters at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    /// Seconds of CPU, user and system, of all its threads.
+    pub(crate) cpu: f64,
+    pub(crate) commits: u32,
+}
+
+/// A new directory for a store, on the disk that holds the build: temporary directories are often memory.
+pub(crate) fn directory() -> TempDir {
+    TempDir::with_prefix_in("bench-", env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// The payd that cargo built beside this.
+pub(crate) fn payd() -> PathBuf {
+    PathBuf::from(env!("CARGO_BIN_EXE_payd"))
+}
+
+impl Server {
+    /// payd with a new store, and everything on as it comes: its log at info goes to a file.
+    pub(crate) fn payd(binary: &Path, gateway: Option<u16>) -> Self {
+        let directory = directory();
+        let mut server = Self::payd_in(binary, directory.path(), gateway);
+        server._directory = Some(directory);
+        server
+    }
+
+    /// The same with a store that is there already.
+    pub(crate) fn payd_in(binary: &Path, directory: &Path, gateway: Option<u16>) -> Self {
+        let runtime = TempDir::with_prefix("payd-").unwrap();
+        let socket = runtime.path().join("payd.sock");
+        let mut command = Command::new(binary);
+        // Nothing of this machine's own settings.
+        command
+            .env_clear()
+            .env("HOME", directory)
+            .env("XDG_CONFIG_HOME", directory)
+            .args(["serve", "--listen", "none", "--data-dir"])
+            .arg(directory)
+            .arg("--socket")
+            .arg(&socket);
+        if let Some(port) = gateway {
+            command.env("PAYD_GATEWAY__KIND", "http").env(
+                "PAYD_GATEWAY__HTTP__URL",
+                format!("http://127.0.0.1:{port}"),
+            );
+        }
+        Self::start(command, socket, directory.join("payd.db"), runtime)
+    }
+
+    /// The sketch, with a new store.
+    pub(crate) fn sketch(gateway: Option<u16>) -> Self {
+        let directory = directory();
+        let runtime = TempDir::with_prefix("sketch-").unwrap();
+        let socket = runtime.path().join("sketch.sock");
+        let database = directory.path().join("sketch.db");
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg("sketch").arg("--socket").arg(&socket);
+        command.arg("--database").arg(&database);
+        if let Some(port) = gateway {
+            command.arg("--gateway").arg(port.to_string());
+        }
+        let mut server = Self::start(command, socket, database, runtime);
+        server._directory = Some(directory);
+        server
+    }
+
+    fn start(mut command: Command, socket: PathBuf, database: PathBuf, runtime: TempDir) -> Self {
+        let log = File::create(runtime.path().join("log")).unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut server = Self {
+            child,
+            socket,
+            database,
+            _directory: None,
+            _runtime: runtime,
+        };
+        let since = Instant::now();
+        while !server.answers() {
+            if let Some(status) = server.child.try_wait().unwrap() {
+                let log = fs::read_to_string(server._runtime.path().join("log"));
+                panic!("it ended with {status}: {}", log.unwrap_or_default());
+            }
+            assert!(since.elapsed() < PATIENCE, "it does not start");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        server
+    }
+
+    /// Whether it serves: payd binds its socket before it can.
+    fn answers(&self) -> bool {
+        use std::io::Write;
+        let Ok(mut stream) = UnixStream::connect(&self.socket) else {
+            return false;
+        };
+        let sent = stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        let mut first = [0; 8];
+        sent.and_then(|()| stream.read_exact(&mut first)).is_ok()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            cpu: self.cpu(),
+            commits: self.commits(),
+        }
+    }
+
+    fn cpu(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The name, in brackets, may hold anything; utime and stime are the 12th and 13th behind it.
+        let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+        let ticks = |at: usize| fields[at].parse::<f64>().unwrap();
+        (ticks(11) + ticks(12)) / TICKS
+    }
+
+    /// Transactions committed since the database was made, as SQLite counts them.
+    fn commits(&self) -> u32 {
+        let mut index = File::open(with(&self.database, "-shm")).unwrap();
+        let mut count = [0; 4];
+        index.seek(SeekFrom::Start(CHANGES_AT)).unwrap();
+        index.read_exact(&mut count).unwrap();
+        u32::from_ne_bytes(count)
+    }
+
+    /// A figure of /proc/PID/status, in KiB.
+    pub(crate) fn memory(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.and_then(|line| line.trim_start_matches(':').split_whitespace().next());
+        value.unwrap().parse().unwrap()
+    }
+
+    /// The most memory that it has held, in KiB.
+    pub(crate) fn memory_peak(&self) -> u64 {
+        self.memory("VmHWM")
+    }
+
+    /// Stops it, in order, and waits for its end.
+    pub(crate) fn stop(mut self) {
+        self.signal(Signal::TERM);
+        let since = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(since.elapsed() < PATIENCE, "it does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().cast_signed()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It is gone already where it was stopped.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The path with something at its end.
+pub(crate) fn with(path: &Path, end: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(end);
+    path.into()
+}
+
+/// The gateway, running.
+pub(crate) struct GatewayStub {
+    child: Child,
+    pub(crate) port: u16,
+}
+
+impl GatewayStub {
+    pub(crate) fn start() -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .arg("gateway")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let port = line.trim().parse().unwrap();
+        Self { child, port }
+    }
+}
+
+impl Drop for GatewayStub {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,95 @@
+//! HTTP/1.1 as the load speaks it: one connection, one request at a time, no more work than is needed to
+//! tell where an answer ends. The machine that makes the load is the machine that is measured.
+
+use std::io;
+use std::path::Path;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// A connection that is kept.
+pub(crate) struct Wire {
+    stream: UnixStream,
+    received: Vec<u8>,
+}
+
+/// An answer; its body is good until the next request.
+pub(crate) struct Answer<'a> {
+    pub(crate) status: u16,
+    pub(crate) body: &'a [u8],
+}
+
+impl Wire {
+    pub(crate) async fn open(socket: &Path) -> io::Result<Self> {
+        Ok(Self {
+            stream: UnixStream::connect(socket).await?,
+            received: Vec::with_capacity(8 * 1024),
+        })
+    }
+
+    /// Sends a request, whole as it is, and reads its answer.
+    pub(crate) async fn send(&mut self, request: &[u8]) -> io::Result<Answer<'_>> {
+        self.stream.write_all(request).await?;
+        self.received.clear();
+        let (head, length) = loop {
+            if let Some(head) = find(&self.received, b"\r\n\r\n") {
+                let length = length(&self.received[..head]).ok_or_else(|| broken("no length"))?;
+                break (head + 4, length);
+            }
+            self.more().await?;
+        };
+        while self.received.len() < head + length {
+            self.more().await?;
+        }
+        let status = self
+            .received
+            .get(9..12)
+            .and_then(|it| std::str::from_utf8(it).ok())
+            .and_then(|it| it.parse().ok())
+            .ok_or_else(|| broken("no status"))?;
+        Ok(Answer {
+            status,
+            body: &self.received[head..head + length],
+        })
+    }
+
+    async fn more(&mut self) -> io::Result<()> {
+        match self.stream.read_buf(&mut self.received).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn broken(what: &str) -> io::Error {
+    io::Error::other(format!("an answer has {what}"))
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|it| it == what)
+}
+
+fn length(head: &[u8]) -> Option<usize> {
+    const NAME: &[u8] = b"content-length:";
+    head.split(|byte| *byte == b'\n').find_map(|line| {
+        let value = line.get(NAME.len()..)?;
+        line[..NAME.len()]
+            .eq_ignore_ascii_case(NAME)
+            .then_some(())?;
+        std::str::from_utf8(value).ok()?.trim().parse().ok()
+    })
+}
+
+/// A POST of JSON, with more headers, each with its line end.
+pub(crate) fn post(target: &str, kind: &str, more: &str, body: &str) -> Vec<u8> {
+    format!(
+        "POST {target} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {kind}\r\n{more}content-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+/// A GET.
+pub(crate) fn get(target: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n").into_bytes()
+}

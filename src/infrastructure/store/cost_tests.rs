@@ -1,0 +1,305 @@
+//! What a payment costs the database: statements, commits, and steps of SQLite's virtual machine. These
+//! counts are the same on every machine, so that a regression shows without a clock. Fewer is welcome:
+//! lower the number here, and in docs/PERFORMANCE.md.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rusqlite::StatementStatus;
+use rusqlite::trace::{TraceEvent, TraceEventCodes};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{DATABASE, SqliteStore, open_writer};
+use crate::application::ports::{ChargeRequest, Clock, Random};
+use crate::application::request::{
+    Action, Answer, Caller, Envelope, Idempotency, Outcome, Reply, SubmitError,
+};
+use crate::application::{Bus, Counters, Engine, Policy};
+use crate::domain::{
+    Amount, Command, Currency, InvoiceId, LookupPolicy, Money, NewInvoice, Outcome as Sent,
+    RetryPolicy, Timestamp,
+};
+
+/// What SQLite was asked to do.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Cost {
+    statements: usize,
+    commits: usize,
+    /// Rows looked at because no index said which.
+    scanned: i32,
+    /// Statements that SQLite compiled again though they were prepared.
+    prepared_again: i32,
+    steps: i32,
+}
+
+#[derive(Default)]
+struct Meter {
+    cost: Cost,
+    /// SQLite counts the steps of a statement for as long as it is prepared.
+    steps_before: HashMap<String, i32>,
+    /// For the message of a test that fails.
+    said: Vec<String>,
+}
+
+impl Meter {
+    fn hear(&mut self, event: &TraceEvent<'_>) {
+        let TraceEvent::Profile(statement, _) = event else {
+            return;
+        };
+        let sql = statement.sql().into_owned();
+        self.cost.statements += 1;
+        self.cost.commits += usize::from(sql == "COMMIT");
+        self.cost.scanned += statement.get_status(StatementStatus::FullscanStep);
+        self.cost.prepared_again += statement.get_status(StatementStatus::RePrepare);
+        let steps = statement.get_status(StatementStatus::VmStep);
+        let before = self.steps_before.insert(sql.clone(), steps).unwrap_or(0);
+        self.cost.steps += steps - before;
+        self.said.push(sql);
+    }
+}
+
+struct Still;
+
+impl Clock for Still {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(1_767_323_045_678)
+    }
+}
+
+struct Counted(AtomicI64);
+
+impl Random for Counted {
+    fn fill(&self, bytes: &mut [u8]) {
+        for byte in bytes {
+            *byte = self.0.fetch_add(1, Ordering::Relaxed).to_le_bytes()[0];
+        }
+    }
+}
+
+type Wait = oneshot::Receiver<Result<Outcome, SubmitError>>;
+
+/// An engine on a real database, as the daemon has it, with its workers' claims.
+struct Metered {
+    engine: Engine<SqliteStore>,
+    meter: Arc<Mutex<Meter>>,
+    claim: Option<Wait>,
+    _directory: tempfile::TempDir,
+}
+
+impl Metered {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(DATABASE);
+        let mut store = open_writer(&path, Uuid::from_u128(7)).unwrap();
+        let meter = Arc::new(Mutex::new(Meter::default()));
+        let ear = Arc::clone(&meter);
+        store
+            .connection
+            .trace_v2(
+                TraceEventCodes::SQLITE_TRACE_PROFILE,
+                Some(move |event: TraceEvent<'_>| ear.lock().unwrap().hear(&event)),
+            )
+            .unwrap();
+        let policy = Policy {
+            retry: RetryPolicy {
+                base: Duration::from_secs(2),
+                cap: Duration::from_secs(900),
+                max_attempts: 5.try_into().unwrap(),
+            },
+            lookup: LookupPolicy {
+                base: Duration::from_secs(2),
+                cap: Duration::from_secs(900),
+                attention_after: Duration::from_secs(86_400),
+            },
+            lookup_lag: Duration::ZERO,
+            lease: Duration::from_secs(60),
+            gateway: "test".to_owned(),
+        };
+        let random = Arc::new(Counted(AtomicI64::new(0)));
+        let metrics = Arc::new(Counters::default());
+        let bus = Bus::new(0);
+        let mut engine = Engine::new(store, policy, Arc::new(Still), random, bus, metrics).unwrap();
+        engine.recover().unwrap();
+        let mut metered = Self {
+            engine,
+            meter,
+            claim: None,
+            _directory: directory,
+        };
+        let lookups = envelope(Action::ClaimLookups { limit: 16 }, None);
+        // It waits with the engine from now on; nothing is ever looked up here.
+        metered.engine.run(vec![lookups.0]).unwrap();
+        std::mem::forget(lookups.1);
+        metered.cost_of_claiming();
+        // Statements are prepared, as they are in a daemon that has run for a moment.
+        metered.pay_through("warm", 1);
+        metered
+    }
+
+    fn cost_of(&mut self, envelopes: Vec<Envelope>) -> Cost {
+        {
+            let mut meter = self.meter.lock().unwrap();
+            meter.cost = Cost::default();
+            meter.said.clear();
+        }
+        self.engine.run(envelopes).unwrap();
+        self.meter.lock().unwrap().cost.clone()
+    }
+
+    fn said(&self) -> String {
+        self.meter.lock().unwrap().said.join("\n")
+    }
+
+    /// The processor asks for the next work as soon as it has some.
+    fn cost_of_claiming(&mut self) -> Cost {
+        let (envelope, wait) = envelope(Action::ClaimDue { limit: 64 }, None);
+        self.claim = Some(wait);
+        self.cost_of(vec![envelope])
+    }
+
+    fn claimed(&mut self) -> Vec<ChargeRequest> {
+        match self.claim.take().unwrap().try_recv() {
+            Ok(Ok(Outcome::Fresh(Ok(Reply::Claimed(claimed)), _))) => claimed,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// `count` invoices at once, each its own request: created, paid, claimed again, settled.
+    fn pay_through(&mut self, name: &str, count: usize) -> [(Cost, String); 4] {
+        let ids: Vec<_> = (0..count)
+            .map(|n| InvoiceId::parse(&format!("{name}-{n}")).unwrap())
+            .collect();
+        let mut waits = Vec::new();
+        let mut all = |actions: Vec<(Action, Option<String>)>| -> Vec<Envelope> {
+            let (envelopes, more): (Vec<_>, Vec<_>) = actions
+                .into_iter()
+                .map(|(action, key)| envelope(action, key))
+                .unzip();
+            waits.extend(more);
+            envelopes
+        };
+        let creates = all(ids
+            .iter()
+            .map(|id| (Action::Create(vec![invoice(id)]), Some(format!("c-{id}"))))
+            .collect());
+        let pays = all(ids
+            .iter()
+            .map(|id| {
+                let pay = Command::Pay { method: None };
+                (Action::OnInvoice(id.clone(), pay), Some(format!("p-{id}")))
+            })
+            .collect());
+        let created = (self.cost_of(creates), self.said());
+        let paid = (self.cost_of(pays), self.said());
+        let claimed = self.claimed();
+        assert_eq!(claimed.len(), count);
+        let claiming = (self.cost_of_claiming(), self.said());
+        let settles = all(claimed.iter().map(|it| (settle(it), None)).collect());
+        let settled = (self.cost_of(settles), self.said());
+        for mut wait in waits {
+            assert!(matches!(
+                wait.try_recv().unwrap().unwrap(),
+                Outcome::Fresh(Ok(_), _)
+            ));
+        }
+        [created, paid, claiming, settled]
+    }
+}
+
+fn envelope(action: Action, key: Option<String>) -> (Envelope, Wait) {
+    let (reply, wait) = oneshot::channel();
+    let idempotency = key.map(|key| Idempotency {
+        key,
+        fingerprint: [7; 32],
+        encode: Box::new(|_| {
+            Some(Answer {
+                status: 200,
+                location: None,
+                body: b"{}".to_vec(),
+            })
+        }),
+    });
+    let envelope = Envelope {
+        caller: Caller {
+            actor: "test".into(),
+            traceparent: None,
+        },
+        action,
+        idempotency,
+        reply,
+    };
+    (envelope, wait)
+}
+
+fn invoice(id: &InvoiceId) -> NewInvoice {
+    NewInvoice {
+        id: id.clone(),
+        money: Money {
+            amount: Amount::new(1000).unwrap(),
+            currency: Currency::parse("EUR").unwrap(),
+        },
+        description: None,
+        metadata: std::collections::BTreeMap::new(),
+        payment_method: None,
+        due_at: None,
+    }
+}
+
+fn settle(request: &ChargeRequest) -> Action {
+    let outcome = Sent::Approved { reference: None };
+    Action::OnPayment(
+        request.payment,
+        Command::Settle {
+            payment: request.payment,
+            epoch: request.send,
+            outcome,
+        },
+    )
+}
+
+/// A step, with its statements and commits.
+type Row = (&'static str, usize, usize);
+
+fn hold(costs: &[(Cost, String); 4], rows: [Row; 4], steps_max: i32) {
+    let got: Vec<Row> = costs
+        .iter()
+        .zip(rows)
+        .map(|((cost, _), (step, ..))| (step, cost.statements, cost.commits))
+        .collect();
+    let steps: i32 = costs.iter().map(|(cost, _)| cost.steps).sum();
+    let said: Vec<_> = costs.iter().map(|(_, said)| said.as_str()).collect();
+    let said = said.join("\n\n");
+    assert_eq!(got, rows, "{steps} steps\n{said}");
+    assert!(steps <= steps_max, "{steps} steps\n{said}");
+    for (cost, said) in costs {
+        assert_eq!(cost.scanned, 0, "a table is scanned:\n{said}");
+        assert_eq!(cost.prepared_again, 0, "prepared again:\n{said}");
+    }
+}
+
+#[test]
+fn a_payment_alone_costs_three_commits_and_so_many_statements() {
+    let costs = Metered::new().pay_through("alone", 1);
+    let rows = [
+        ("create", 13, 1),
+        ("pay", 15, 1),
+        ("claim the next", 8, 0),
+        ("settle", 14, 1),
+    ];
+    hold(&costs, rows, 1500);
+}
+
+#[test]
+fn fifty_payments_at_once_share_the_commits_and_the_work_of_a_batch() {
+    let costs = Metered::new().pay_through("many", 50);
+    let rows = [
+        ("create", 8 + 50 * 5, 1),
+        ("pay", 7 + 50 * 8, 1),
+        ("claim the next", 8, 0),
+        ("settle", 8 + 50 * 6, 1),
+    ];
+    hold(&costs, rows, 60_000);
+}
