@@ -57,6 +57,8 @@ pub enum Action {
     StopClaims,
     /// Stop or go on sending.
     Pause(bool),
+    /// Commit nothing in particular, to see whether it can be done.
+    Beat,
     /// Drop answers that are kept for long enough.
     ExpireAnswers {
         /// Time lived since the last time.

@@ -4,6 +4,7 @@
 pub mod args;
 
 mod commands;
+mod manager;
 mod serve;
 mod signals;
 

@@ -27,9 +27,11 @@ use crate::infrastructure::lock::{self, DatabaseLock};
 use crate::infrastructure::logging::{self, Format, Logs};
 use crate::infrastructure::random::SystemRandom;
 use crate::infrastructure::store::{SqliteReader, SqliteStore, open_writer};
+use crate::infrastructure::systemd::{self, Passed};
 
 use super::args::SettingsArgs;
 use super::commands::{complain, fail, say, settings};
+use super::manager;
 use super::signals::{Signals, Wish};
 
 /// How much longer a claim holds than a send may take: time to record its outcome, also when the
@@ -46,12 +48,20 @@ const READ_THREADS_MAX: usize = 16;
 /// How often kept answers are looked through for old ones.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// What payd may take to stop beyond the grace time, before systemd ends it.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+
 pub(super) fn run(args: &SettingsArgs) -> ExitCode {
     let (loaded, places) = match settings(args.config.as_deref(), args.flags()) {
         Ok(both) => both,
         Err(code) => return code,
     };
-    let parts = match prepare(&loaded.settings, &places) {
+    // Before the first thread: it changes the environment.
+    let passed = match systemd::passed() {
+        Ok(passed) => passed,
+        Err(error) => return fail(error),
+    };
+    let parts = match prepare(&loaded.settings, &places, passed) {
         Ok(parts) => parts,
         Err(code) => return code,
     };
@@ -86,14 +96,16 @@ struct Parts {
     lock: DatabaseLock,
 }
 
-/// Listening sockets. The socket file goes when this is dropped.
+/// Listening sockets. A socket file that payd has made goes when this is dropped.
 struct Bound {
     unix: std::os::unix::net::UnixListener,
-    file: SocketFile,
+    unix_url: String,
+    /// `None`: it is the socket unit's, and stays.
+    file: Option<SocketFile>,
     tcp: Option<(std::net::TcpListener, String)>,
 }
 
-fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
+fn prepare(settings: &Settings, places: &Places, passed: Passed) -> Result<Parts, ExitCode> {
     places.make().map_err(fail)?;
     let logs = logging::start(logging::Options {
         level: settings.log.level.as_str(),
@@ -103,7 +115,7 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
     .map_err(fail)?;
     let lock =
         lock::acquire(&places.lock(), std::process::id(), jiff::Timestamp::now()).map_err(fail)?;
-    let listeners = bind(settings, places)?;
+    let listeners = bind(settings, places, passed)?;
 
     let path = places.database();
     let broken = |error: &dyn std::fmt::Display| {
@@ -162,19 +174,35 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
     })
 }
 
-fn bind(settings: &Settings, places: &Places) -> Result<Bound, ExitCode> {
-    let unix = listen::bind_unix(&places.socket.path).map_err(fail)?;
-    let tcp = match settings.server.listen {
-        Listen::None => None,
-        Listen::Tcp(address) => {
+fn bind(settings: &Settings, places: &Places, passed: Passed) -> Result<Bound, ExitCode> {
+    let (unix, unix_url, file) = match passed.unix {
+        Some(unix) => {
+            let url = listen::unix_url(&unix);
+            (unix, url, None)
+        }
+        None => {
+            let socket = listen::bind_unix(&places.socket.path).map_err(fail)?;
+            let url = socket.file.url();
+            (socket.listener, url, Some(socket.file))
+        }
+    };
+    let tcp = match (passed.tcp, settings.server.listen) {
+        // What the socket unit says holds, as it does for the Unix socket.
+        (Some(tcp), _) => {
+            let url = listen::tcp_url(&tcp).map_err(fail)?;
+            Some((tcp, url))
+        }
+        (None, Listen::None) => None,
+        (None, Listen::Tcp(address)) => {
             let tcp = listen::bind_tcp(address).map_err(fail)?;
             let url = tcp.url();
             Some((tcp.listener, url))
         }
     };
     Ok(Bound {
-        unix: unix.listener,
-        file: unix.file,
+        unix,
+        unix_url,
+        file,
         tcp,
     })
 }
@@ -199,8 +227,13 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(format_args!("signals cannot be received: {error}")),
     };
-    let Bound { unix, file, tcp } = listeners;
-    let urls: Vec<String> = std::iter::once(file.url())
+    let Bound {
+        unix,
+        unix_url,
+        file: _file,
+        tcp,
+    } = listeners;
+    let urls: Vec<String> = std::iter::once(unix_url)
         .chain(tcp.iter().map(|(_, url)| url.clone()))
         .collect();
     let banner = banner(&urls, &places, settings.server.auth);
@@ -232,24 +265,34 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         Err(error) => return fail(format_args!("a listening socket cannot be used: {error}")),
     };
     let stop = CancellationToken::new();
-    let mut server = tokio::spawn(http::serve(Arc::new(app), listeners, stop.clone()));
+    let app = Arc::new(app);
+    let mut server = tokio::spawn(http::serve(Arc::clone(&app), listeners, stop.clone()));
     let mut workers = start_workers(&settings, &handle, &gateway, &clock, &stop);
     tokio::spawn(expire_answers(handle.clone(), stop.clone()));
 
+    tokio::spawn(manager::feed_watchdog(handle.clone(), stop.clone()));
+    tokio::spawn(manager::keep_status(app, stop.clone()));
+
     say(banner);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), store = %info.store, events = info.head.sequence, "payd is ready");
+    systemd::ready();
 
     let reason = loop {
         tokio::select! {
             wish = signals.next() => match wish {
                 Wish::Stop(signal) => break signal,
-                Wish::Reload => reload(args, &logs),
+                Wish::Reload => {
+                    systemd::reloading();
+                    reload(args, &logs);
+                    systemd::ready();
+                }
             },
             _ = &mut server => return fail("the HTTP listeners stopped by themselves"),
             _ = &mut workers => return fail("the workers stopped by themselves"),
         }
     };
     tracing::info!(signal = reason, grace = ?settings.server.grace, "stopping: no new work, and what is in flight is finished");
+    systemd::stopping(settings.server.grace + STOP_MARGIN);
     stop.cancel();
     let drained = async {
         // Workers that wait for work are told that there is none; those at the gateway finish.

@@ -215,6 +215,25 @@ pub fn bind_tcp(address: SocketAddr) -> Result<TcpSocket, ListenError> {
     })
 }
 
+/// What a Unix socket that listens already is called: `unix:///run/payd/payd.sock`.
+#[must_use]
+pub fn unix_url(listener: &UnixListener) -> String {
+    let address = listener.local_addr().ok();
+    let path = address.as_ref().and_then(|address| address.as_pathname());
+    path.map_or_else(
+        || "unix:(no name)".to_owned(),
+        |path| format!("unix://{}", path.display()),
+    )
+}
+
+/// What a TCP socket that listens already is called: `http://127.0.0.1:8080`.
+///
+/// # Errors
+/// Where it has no address.
+pub fn tcp_url(listener: &TcpListener) -> io::Result<String> {
+    Ok(format!("http://{}", listener.local_addr()?))
+}
+
 fn unix_socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(rustix::net::socket_with(

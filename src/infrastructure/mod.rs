@@ -12,3 +12,4 @@ pub mod directories;
 pub mod listen;
 pub mod lock;
 pub mod logging;
+pub mod systemd;

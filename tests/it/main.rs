@@ -9,6 +9,7 @@ mod support;
 mod api;
 mod daemon;
 mod payctl;
+mod service;
 
 mod engine;
 
