@@ -63,6 +63,8 @@ pub enum Action {
     AddToken(TokenRequest),
     /// Revoke the token of this name or id.
     RevokeToken(String),
+    /// Commit nothing in particular, to see whether it can be done.
+    Beat,
     /// Drop answers that are kept for long enough.
     ExpireAnswers {
         /// Time lived since the last time.

@@ -5,6 +5,7 @@ pub mod args;
 
 mod access;
 mod commands;
+mod manager;
 mod serve;
 mod signals;
 mod traces;

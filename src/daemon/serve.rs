@@ -28,6 +28,7 @@ use crate::infrastructure::lock::{self, DatabaseLock};
 use crate::infrastructure::logging::{self, Format, Logs};
 use crate::infrastructure::random::SystemRandom;
 use crate::infrastructure::store::{SqliteReader, SqliteStore, open_writer, remove_leftovers};
+use crate::infrastructure::systemd::{self, Passed};
 use crate::infrastructure::telemetry::{
     Losses, MeasuredGateway, PrometheusMetrics, SpanCounts, TracedEvents,
 };
@@ -35,6 +36,7 @@ use crate::infrastructure::telemetry::{
 use super::access;
 use super::args::SettingsArgs;
 use super::commands::{complain, fail, read_settings, say, settings, source};
+use super::manager;
 use super::signals::{self, Signals, Wish};
 use super::traces::Traces;
 
@@ -61,10 +63,18 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(3600);
 /// A wall clock that is this far from payd's time is told in the log, in milliseconds.
 const WALL_CLOCK_TOLERANCE_MS: i64 = 5_000;
 
+/// What payd may take to stop beyond the grace time, before systemd ends it.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+
 pub(super) fn run(args: &SettingsArgs) -> ExitCode {
     let (loaded, places) = match settings(args.config.as_deref(), args.flags()) {
         Ok(both) => both,
         Err(code) => return code,
+    };
+    // Before the first thread: it changes the environment.
+    let passed = match systemd::passed() {
+        Ok(passed) => passed,
+        Err(error) => return fail(error),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(READ_THREADS_MAX)
@@ -77,7 +87,7 @@ pub(super) fn run(args: &SettingsArgs) -> ExitCode {
                 return fail(format_args!("SIGXFSZ cannot be handled: {error}"));
             }
             // Before any other thread has something to do.
-            let parts = match prepare(&loaded.settings, &places) {
+            let parts = match prepare(&loaded.settings, &places, passed) {
                 Ok(parts) => parts,
                 Err(code) => return code,
             };
@@ -106,10 +116,12 @@ struct Parts {
     lock: DatabaseLock,
 }
 
-/// Listening sockets. The socket file goes when this is dropped.
+/// Listening sockets. A socket file that payd has made goes when this is dropped.
 struct Bound {
     unix: std::os::unix::net::UnixListener,
-    file: SocketFile,
+    unix_url: String,
+    /// `None`: it is the socket unit's, and stays.
+    file: Option<SocketFile>,
     tcp: Option<Tcp>,
 }
 
@@ -121,7 +133,7 @@ struct Tcp {
     tls: Option<http::Tls>,
 }
 
-fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
+fn prepare(settings: &Settings, places: &Places, passed: Passed) -> Result<Parts, ExitCode> {
     places.make().map_err(fail)?;
     let logs = logging::start(logging::Options {
         level: settings.log.level.as_str(),
@@ -132,7 +144,7 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
     logging::log_panics();
     let lock =
         lock::acquire(&places.lock(), std::process::id(), jiff::Timestamp::now()).map_err(fail)?;
-    let listeners = bind(settings, places)?;
+    let listeners = bind(settings, places, passed)?;
 
     let path = places.database();
     let broken = |error: &dyn std::fmt::Display| {
@@ -221,12 +233,38 @@ fn prepare(settings: &Settings, places: &Places) -> Result<Parts, ExitCode> {
     })
 }
 
-fn bind(settings: &Settings, places: &Places) -> Result<Bound, ExitCode> {
+fn bind(settings: &Settings, places: &Places, passed: Passed) -> Result<Bound, ExitCode> {
     let tls = access::tls::load(settings, places).map_err(fail)?;
-    let unix = listen::bind_unix(&places.socket.path).map_err(fail)?;
-    let tcp = match settings.server.listen {
-        Listen::None => None,
-        Listen::Tcp(address) => {
+    let (unix, unix_url, file) = match passed.unix {
+        Some(unix) => {
+            let url = listen::unix_url(&unix);
+            (unix, url, None)
+        }
+        None => {
+            let socket = listen::bind_unix(&places.socket.path).map_err(fail)?;
+            let url = socket.file.url();
+            (socket.listener, url, Some(socket.file))
+        }
+    };
+    let tcp = match (passed.tcp, settings.server.listen) {
+        // What the socket unit says holds, as it does for the Unix socket.
+        (Some(listener), _) => {
+            let address = listener.local_addr().map_err(fail)?;
+            let guarded = tls.is_some() && settings.server.auth == Auth::Token;
+            if !address.ip().is_loopback() && !guarded {
+                return Err(fail(format_args!(
+                    "the socket unit hands over {address}, which other machines reach: that takes TLS (server.tls_cert, server.tls_key) and server.auth = \"token\""
+                )));
+            }
+            Some(Tcp {
+                url: listen::tcp_url(address, tls.is_some()),
+                listener,
+                #[cfg(feature = "tls")]
+                tls,
+            })
+        }
+        (None, Listen::None) => None,
+        (None, Listen::Tcp(address)) => {
             let tcp = listen::bind_tcp(address).map_err(fail)?;
             Some(Tcp {
                 url: tcp.url(tls.is_some()),
@@ -237,8 +275,9 @@ fn bind(settings: &Settings, places: &Places) -> Result<Bound, ExitCode> {
         }
     };
     Ok(Bound {
-        unix: unix.listener,
-        file: unix.file,
+        unix,
+        unix_url,
+        file,
         tcp,
     })
 }
@@ -264,8 +303,13 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(format_args!("signals cannot be received: {error}")),
     };
-    let Bound { unix, file, tcp } = listeners;
-    let urls: Vec<String> = std::iter::once(file.url())
+    let Bound {
+        unix,
+        unix_url,
+        file: _file,
+        tcp,
+    } = listeners;
+    let urls: Vec<String> = std::iter::once(unix_url)
         .chain(tcp.iter().map(|tcp| tcp.url.clone()))
         .collect();
     let banner = banner(&urls, &places, &settings);
@@ -316,24 +360,35 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
             "NO TOKEN IS ASKED FOR: every user of this machine may use payd over TCP (--dev, or server.auth = \"none\")"
         );
     }
-    let mut server = tokio::spawn(http::serve(Arc::new(app), listeners, options, stop.clone()));
+    let app = Arc::new(app);
+    let serving = http::serve(Arc::clone(&app), listeners, options, stop.clone());
+    let mut server = tokio::spawn(serving);
     let mut workers = start_workers(&settings, &handle, &gateway, &clock, &stop);
     tokio::spawn(expire_answers(handle.clone(), stop.clone()));
 
+    tokio::spawn(manager::feed_watchdog(handle.clone(), stop.clone()));
+    tokio::spawn(manager::keep_status(app, stop.clone()));
+
     say(banner);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), store = %info.store, events = info.head.sequence, "payd is ready");
+    systemd::ready();
 
     let reason = loop {
         tokio::select! {
             wish = signals.next() => match wish {
                 Wish::Stop(signal) => break signal,
-                Wish::Reload => reload(args, &logs, tls.as_ref()),
+                Wish::Reload => {
+                    systemd::reloading();
+                    reload(args, &logs, tls.as_ref());
+                    systemd::ready();
+                }
             },
             _ = &mut server => return fail("the HTTP listeners stopped by themselves"),
             _ = &mut workers => return fail("the workers stopped by themselves"),
         }
     };
     tracing::info!(signal = reason, grace = ?settings.server.grace, "stopping: no new work, and what is in flight is finished");
+    systemd::stopping(settings.server.grace + STOP_MARGIN);
     stop.cancel();
     if let Err(failed) = failpoints::reach("drain.begin") {
         return fail(failed);

@@ -52,8 +52,7 @@ impl TcpSocket {
     /// `http://127.0.0.1:8080`, or `https://…`
     #[must_use]
     pub fn url(&self, tls: bool) -> String {
-        let scheme = if tls { "https" } else { "http" };
-        format!("{scheme}://{}", self.address)
+        tcp_url(self.address, tls)
     }
 }
 
@@ -214,6 +213,24 @@ pub fn bind_tcp(address: SocketAddr) -> Result<TcpSocket, ListenError> {
         io::ErrorKind::AddrInUse => ListenError::InUse { address },
         _ => ListenError::Tcp { address, source },
     })
+}
+
+/// What a Unix socket that listens already is called: `unix:///run/payd/payd.sock`.
+#[must_use]
+pub fn unix_url(listener: &UnixListener) -> String {
+    let address = listener.local_addr().ok();
+    let path = address.as_ref().and_then(|address| address.as_pathname());
+    path.map_or_else(
+        || "unix:(no name)".to_owned(),
+        |path| format!("unix://{}", path.display()),
+    )
+}
+
+/// What a TCP socket at this address is called: `http://127.0.0.1:8080`, or `https://…`.
+#[must_use]
+pub fn tcp_url(address: SocketAddr, tls: bool) -> String {
+    let scheme = if tls { "https" } else { "http" };
+    format!("{scheme}://{address}")
 }
 
 fn unix_socket() -> io::Result<OwnedFd> {

@@ -12,6 +12,7 @@ pub mod directories;
 pub mod listen;
 pub mod lock;
 pub mod logging;
+pub mod systemd;
 pub mod telemetry;
 
 #[cfg(feature = "tls")]

@@ -12,6 +12,7 @@ mod backup;
 mod daemon;
 mod gateway;
 mod payctl;
+mod service;
 mod storage;
 
 mod engine;

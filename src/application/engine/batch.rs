@@ -208,6 +208,15 @@ impl<'e, S: Store> Batch<'e, S> {
                     .map(|token| Reply::Token(Box::new(token)))
                     .map_err(Undecided::from)
             }
+            Action::Beat => {
+                self.wrote = true;
+                let paused = self.paused;
+                self.engine
+                    .store
+                    .set_paused(paused)
+                    .map(|()| Reply::Done)
+                    .map_err(Undecided::from)
+            }
             Action::ExpireAnswers { lived } => {
                 self.wrote = true;
                 self.engine
