@@ -282,7 +282,7 @@ mod tests {
             "store=1 MiB and a log of 4 MiB in /d, 100 GiB free",
             "gateway=http: unreachable, since 4 min ago: timeout",
             "backlog=1 due, 2 requested, 3 sending, 4 accepted, 6 review",
-            "unknown=5, the oldest from 60 min ago",
+            "unknown=5, the oldest from 1 h ago",
             "needs_attention=8",
             "payments.brand_new=7",
         ];
