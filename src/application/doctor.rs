@@ -263,7 +263,7 @@ fn attention(tally: &Tally) -> Check {
             "attention",
             Verdict::Warn,
             format!("{count} invoices need an operator"),
-            "`payctl events tail --after beginning --type InvoiceAttentionRequired` names them, `payctl explain INVOICE` says why",
+            "`payctl events tail --after beginning --type InvoiceAttentionRequired --type PaymentReviewRequired --type PaymentContradicted` names them, `payctl explain INVOICE` says why",
         ),
     }
 }

@@ -123,6 +123,22 @@ impl Story<'_> {
                 _ => "The gateway declined it for good, so the same is not tried again.".to_owned(),
             });
         }
+        if let Some(doubted) = self.doubted() {
+            why.push(format!(
+                "The gateway has since contradicted the failure of payment {doubted}."
+            ));
+            return Standing {
+                why,
+                next: vec![
+                    "Nothing by itself, and nothing would be sent: it could be a second charge."
+                        .into(),
+                ],
+                can: vec![(
+                    format!("payctl invoice cancel {id}"),
+                    "give it up, once the gateway's books are clear",
+                )],
+            };
+        }
         Standing {
             why,
             next: vec!["Nothing by itself.".into()],
@@ -213,7 +229,12 @@ impl Story<'_> {
                 };
                 let due = payment.due_at.parse::<Timestamp>();
                 let later = due.is_ok_and(|due| due > self.now);
-                let next = if let Some(held) = self.held {
+                let next = if let Some(doubted) = self.doubted().filter(|it| it < attempt) {
+                    format!(
+                        "It is not sent: payment {doubted} failed, and the gateway has since said \
+                         otherwise. Look at the gateway: another charge could be a second one."
+                    )
+                } else if let Some(held) = self.held {
                     held.why.clone()
                 } else if later {
                     format!("It goes to the gateway {}.", self.when(&payment.due_at))

@@ -98,6 +98,22 @@ impl Story<'_> {
     pub(super) fn when(&self, time: &str) -> String {
         format!("{} ({})", relative(self.now, time), clock(time))
     }
+    /// The number of a payment whose failure the gateway has since contradicted: no later one is sent.
+    pub(super) fn doubted(&self) -> Option<u32> {
+        if !self.invoice.needs_attention {
+            return None;
+        }
+        let contradicted = self.events.iter().rev();
+        let event = contradicted.filter(|event| event.kind == "PaymentContradicted");
+        event
+            .filter_map(|event| serde_json::from_str::<Value>(event.data.get()).ok())
+            .find_map(|data| {
+                let id = data.get("payment_id")?.as_str()?;
+                let payment = self.payments.iter().find(|it| it.id == id)?;
+                (payment.status == "FAILED").then_some(payment.attempt)
+            })
+    }
+
     /// The reason of the latest call for an operator.
     fn attention(&self) -> Option<String> {
         let asks = |event: &&Event<'_>| {

@@ -220,9 +220,10 @@ fn size(connection: &Connection) -> Result<i64, OpenError> {
     Ok(pragma("page_count")?.saturating_mul(pragma("page_size")?))
 }
 
-/// SQLite's own check of its pages.
+/// SQLite's own check of its pages, and of its indexes against the tables: a damaged index hides
+/// payments that are due, or an invoice that is paid.
 fn check(connection: &Connection) -> Result<(), OpenError> {
-    let said: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    let said: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     if said == "ok" {
         Ok(())
     } else {

@@ -106,5 +106,5 @@ inside payctl invoice create inv-2 --amount 1000 --pay >/dev/null || die "a requ
 inside systemctl stop payd.service 2>/dev/null || die "stop"
 [ "$(field Result)" = success ] || die "it did not stop in time: $(field Result)"
 inside payctl invoice show inv-2 -o json | grep -q PAID || die "a request did not start it"
-inside systemctl --quiet is-active payd.service || die "it was not started by its socket"
+until_true "it was started by its socket" inside systemctl --quiet is-active payd.service
 echo ok

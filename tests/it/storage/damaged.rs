@@ -2,6 +2,7 @@
 //! mixed up anything that money hangs on.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
@@ -191,6 +192,36 @@ fn a_mark_that_is_torn_or_gone_accuses_nobody() {
     }
     killed.start_with("payd.head", None).unwrap();
     killed.nothing_lost("no mark");
+}
+
+/// Found from outside: such an invoice was gone for its id, could be made again, and was sent again.
+#[test]
+fn an_index_that_hides_what_its_table_has_is_refused() {
+    let mut daemon = Daemon::start();
+    let body = r#"{"id":"needle-1","amount":1000}"#;
+    daemon.unix.post("/invoices", body).expect(201);
+    daemon.unix.post("/invoices/needle-1/pay", "").expect(202);
+    daemon.until_invoice("needle-1", "PAID");
+    assert!(daemon.stop().success());
+
+    let path = daemon.data().join("payd.db");
+    let (page, page_len): (i64, i64) = {
+        let database = rusqlite::Connection::open(&path).unwrap();
+        let sql = "SELECT rootpage, (SELECT page_size FROM pragma_page_size) FROM sqlite_schema \
+                   WHERE name = 'sqlite_autoindex_invoices_1'";
+        database
+            .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap()
+    };
+    let mut bytes = fs::read(&path).unwrap();
+    let place = |page: i64| usize::try_from(page * page_len).unwrap();
+    let index = &mut bytes[place(page - 1)..place(page)];
+    let at = index.windows(8).position(|it| it == b"needle-1").unwrap();
+    index[at + 7] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let said = daemon.try_start_again().unwrap_err();
+    assert!(said.contains("restore"), "{said}");
+    assert_eq!(fs::read(&path).unwrap(), bytes, "left as it was found");
 }
 
 #[test]
