@@ -6,10 +6,10 @@ use std::time::Duration;
 use payd::application::Shut;
 use payd::application::ports::{ChargeRequest, Probe};
 use payd::application::request::{Action, Outcome, Reply, SubmitError};
-use payd::domain::{Finding, Outcome as Sent, ResolveAs};
+use payd::domain::{Command, Finding, Outcome as Sent, Refusal, ResolveAs};
 use tokio::sync::oneshot;
 
-use super::bench::{Bench, approved, declined, unknown};
+use super::bench::{Bench, GATEWAY, approved, declined, invoice, unknown};
 
 type Waiting = oneshot::Receiver<Result<Outcome, SubmitError>>;
 
@@ -317,6 +317,33 @@ fn evidence_holds_back_the_next_key_until_an_operator_has_spoken() {
 }
 
 #[test]
+fn the_rules_refuse_claims_that_the_queue_would_never_hand_out() {
+    let claim = |bench: &mut Bench, id: &str, gateway: &str| {
+        let gateway = gateway.to_owned();
+        let command = Command::Claim { gateway };
+        bench.submit(Action::OnInvoice(invoice(id, 1).id, command))
+    };
+    let mut bench = Bench::new();
+    let (first, second) = sent_twice(&mut bench, "doubted");
+    let _ = bench.settle(&first, approved());
+    bench.settle(&second, declined(true)).unwrap();
+    bench.create("bound").unwrap();
+    bench.pay("bound").unwrap();
+    let sent = bench.claim_due().remove(0);
+    bench.settle(&sent, not_sent()).unwrap();
+    bench.pass(Duration::from_secs(24 * 3600));
+
+    let next_key = claim(&mut bench, "doubted", GATEWAY);
+    assert_eq!(next_key.unwrap_err(), Refusal::NothingToDo);
+    let elsewhere = claim(&mut bench, "bound", "another");
+    assert_eq!(elsewhere.unwrap_err(), Refusal::NothingToDo);
+    claim(&mut bench, "bound", GATEWAY).unwrap();
+    assert_eq!(bench.state("doubted").1, ["FAILED", "REQUESTED"]);
+    assert_eq!(bench.state("bound").1, ["SENDING"]);
+    bench.verify();
+}
+
+#[test]
 fn payments_that_wait_for_another_gateway_call_an_operator() {
     let mut bench = Bench::new();
     for id in ["new", "sent", "unknown", "decided"] {
@@ -346,7 +373,7 @@ fn payments_that_wait_for_another_gateway_call_an_operator() {
     assert_eq!(bench.claim_lookups(), []);
     assert_eq!(bench.claim_due().len(), 1);
 
-    bench.gateway = super::bench::GATEWAY;
+    bench.gateway = GATEWAY;
     bench.restart();
     assert_eq!(bench.claim_lookups().len(), 2, "back at its own gateway");
     bench.verify();
