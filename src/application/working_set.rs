@@ -90,6 +90,14 @@ impl WorkingSet {
             .map(|(id, _)| id)
     }
 
+    /// Takes it apart, in order.
+    pub fn into_entries(mut self) -> impl Iterator<Item = (InvoiceId, Entry)> {
+        self.order.into_iter().filter_map(move |id| {
+            let entry = self.entries.remove(&id)?;
+            Some((id, entry))
+        })
+    }
+
     /// Calls `f` with each entry, in order, until one fails.
     ///
     /// # Errors

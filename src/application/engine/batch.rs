@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::domain::{
     Aggregate, Command, Decision, Event, EventType, InvoiceId, InvoiceStatus, LookupPolicy,
-    NewInvoice, Payment, PaymentId, Refusal, Timestamp, create, decide,
+    NewInvoice, Payment, PaymentId, PaymentState, Refusal, Timestamp, create, decide,
 };
 use crate::failpoints;
 
@@ -40,6 +40,8 @@ pub(super) struct Batch<'e, S> {
     settled: Vec<InvoiceId>,
     due: Vec<ChargeRequest>,
     lookups: Vec<ChargeRequest>,
+    /// Invoices whose payment was requested in this very batch and is due now, not in the tables yet.
+    fresh: Vec<InvoiceId>,
     tokens_changed: bool,
     requests: usize,
     wrote: bool,
@@ -117,6 +119,7 @@ impl<'e, S: Store> Batch<'e, S> {
             settled: Vec::new(),
             due: Vec::new(),
             lookups: Vec::new(),
+            fresh: Vec::new(),
             tokens_changed: false,
             requests: 0,
             wrote: false,
@@ -299,7 +302,11 @@ impl<'e, S: Store> Batch<'e, S> {
     ) -> Result<Reply, Undecided> {
         let unknown = || Undecided::Refused(Refusal::PaymentNotFound);
         // Paid in this very batch, it is in the set and not yet in the store.
-        let invoice = match self.engine.store.invoice_of(payment)? {
+        let known = match self.engine.recent.invoice_of(payment) {
+            Some(invoice) => Some(invoice.clone()),
+            None => self.engine.store.invoice_of(payment)?,
+        };
+        let invoice = match known {
             Some(invoice) => invoice,
             None => self
                 .set
@@ -435,22 +442,40 @@ impl<'e, S: Store> Batch<'e, S> {
         let looking = self.engine.lookups.limit();
         if sending > 0 {
             let gateway = self.engine.policy.gateway.clone();
-            self.due = self.take(Queue::Due, sending, &Command::Claim { gateway })?;
+            let due = self.due_now(sending)?;
+            self.due = self.take(due, &Command::Claim { gateway })?;
         }
-        if looking > 0 {
-            self.lookups = self.take(Queue::Lookups, looking, &Command::Look)?;
+        if looking > 0 && self.may_be_due(Queue::Lookups) {
+            let open = self.queue(Queue::Lookups, self.now, looking)?;
+            self.lookups = self.take(open, &Command::Look)?;
         }
         Ok(())
     }
 
+    /// Whether it is worth a look into a queue.
+    pub(super) fn may_be_due(&self, queue: Queue) -> bool {
+        self.engine.agenda.may_be_due(queue, self.now)
+    }
+
+    /// What may be sent now. Where the tables have nothing that is due, it is what this batch has
+    /// requested, and that goes into the tables as it is claimed.
+    fn due_now(&mut self, limit: usize) -> Result<Vec<InvoiceId>, StoreError> {
+        if self.may_be_due(Queue::Due) {
+            return self.queue(Queue::Due, self.now, limit);
+        }
+        let set_aside = &self.engine.set_aside;
+        self.fresh.retain(|id| !set_aside.contains(id));
+        let rest = self.fresh.split_off(limit.min(self.fresh.len()));
+        Ok(std::mem::replace(&mut self.fresh, rest))
+    }
+
     fn take(
         &mut self,
-        queue: Queue,
-        limit: usize,
+        ids: Vec<InvoiceId>,
         command: &Command,
     ) -> Result<Vec<ChargeRequest>, StoreError> {
         let mut taken = Vec::new();
-        for id in self.queue(queue, self.now, limit)? {
+        for id in ids {
             let changed = self.do_own_work(&id, command)?;
             if changed
                 && let Some(entry) = self.set.get(&id)
@@ -484,6 +509,9 @@ impl<'e, S: Store> Batch<'e, S> {
     /// Writes, and commits if there is anything to commit.
     pub(super) fn finish(mut self) -> Result<Done, StoreError> {
         self.flush()?;
+        if !self.fresh.is_empty() {
+            self.engine.agenda.lower(Queue::Due, Some(self.now));
+        }
         let tokens = match self.tokens_changed {
             true => Some(self.engine.store.tokens()?),
             false => None,
@@ -495,6 +523,9 @@ impl<'e, S: Store> Batch<'e, S> {
             self.commit.after()?;
         } else {
             self.engine.store.rollback();
+        }
+        for (id, entry) in self.set.into_entries() {
+            self.engine.recent.keep(id, entry);
         }
         Ok(Done {
             head: self.head,
@@ -554,6 +585,14 @@ impl<'e, S: Store> Batch<'e, S> {
             entry.invoice_changed |= !decision.events.is_empty();
             for payment in folded.payments {
                 entry.payment_changed(payment);
+            }
+            if let Some(latest) = entry.aggregate.latest() {
+                let fresh = latest.state == PaymentState::Requested && latest.due_at <= self.now;
+                if !fresh {
+                    self.engine.agenda.note(latest);
+                } else {
+                    self.fresh.push(id.clone());
+                }
             }
         }
         self.push(id, folded.records);
@@ -646,7 +685,11 @@ impl<'e, S: Store> Batch<'e, S> {
 
     fn load(&mut self, id: &InvoiceId) -> Result<Option<&Entry>, StoreError> {
         if self.set.get(id).is_none() {
-            match self.engine.store.load(id)? {
+            let known = match self.engine.recent.take(id) {
+                Some(entry) => Some(entry),
+                None => self.engine.store.load(id)?,
+            };
+            match known {
                 Some(entry) => self.set.insert(id.clone(), entry),
                 None => return Ok(None),
             }

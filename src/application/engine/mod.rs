@@ -7,8 +7,10 @@
 //! What it must never do: answer, ring or let a payment be sent before the commit; go on after a
 //! commit whose fate nobody knows; call a gateway.
 
+mod agenda;
 mod batch;
 mod drive;
+mod recent;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +26,9 @@ use super::ports::{Clock, Head, Queue, Random, Store, StoreError, StoreInfo};
 use super::request::{Action, Envelope, Outcome, Reply, SubmitError};
 use super::tokens::Tokens;
 
+use agenda::Agenda;
 use batch::Batch;
+use recent::Recent;
 
 pub use drive::{EngineHandle, Run, spawn};
 
@@ -74,6 +78,8 @@ pub struct Engine<S> {
     lookups: Claims,
     probes: Claims,
     gate: Gate,
+    agenda: Agenda,
+    recent: Recent,
     stopping: bool,
     set_aside: HashSet<InvoiceId>,
     wake_at: Option<Timestamp>,
@@ -174,6 +180,8 @@ impl<S: Store> Engine<S> {
             lookups: Claims::default(),
             probes: Claims::default(),
             gate: Gate::default(),
+            agenda: Agenda::unknown(),
+            recent: Recent::default(),
             stopping: false,
             set_aside: HashSet::new(),
             wake_at: None,
@@ -233,6 +241,8 @@ impl<S: Store> Engine<S> {
                     self.tell();
                     if lost + left_behind + marked == 0 {
                         self.recovered = true;
+                        // Lookups may have been brought forward.
+                        self.agenda = Agenda::unknown();
                         return Ok(recovered);
                     }
                 }
@@ -475,9 +485,11 @@ impl<S: Store> Engine<S> {
         if !self.recovered {
             self.recover()?;
         }
-        let something_due = self.wake_at.is_some_and(|at| at <= now);
-        let claims_wait = self.due.parked.is_some() || self.lookups.parked.is_some();
-        if requests.is_empty() && !something_due && !claims_wait {
+        let work = with_work
+            && self
+                .watched()
+                .any(|queue| self.agenda.may_be_due(queue, now));
+        if requests.is_empty() && !work {
             return Ok(Vec::new());
         }
         let mut batch = Batch::begin(self, now)?;
@@ -488,7 +500,9 @@ impl<S: Store> Engine<S> {
                 .collect::<Result<Vec<_>, _>>()?;
             if with_work {
                 let lost = "the worker that was sending it was lost";
-                batch.lose_leases(now, RECOVERY_BATCH, lost)?;
+                if batch.may_be_due(Queue::Leases) {
+                    batch.lose_leases(now, RECOVERY_BATCH, lost)?;
+                }
                 batch.claim()?;
             }
             Ok((outcomes, batch.finish()?))
@@ -582,18 +596,14 @@ impl<S: Store> Engine<S> {
 
     /// When the engine must run though nobody asks.
     fn next_wake(&mut self) -> Result<Option<Timestamp>, StoreError> {
-        let gateway = self.policy.gateway.as_str();
-        let mut queues = vec![Queue::Leases];
-        if self.due.parked.is_some() && !self.info.paused && self.gate.is_open() {
-            queues.push(Queue::Due);
-        }
-        if self.lookups.parked.is_some() {
-            queues.push(Queue::Lookups);
-        }
-        let mut next = None;
-        for queue in queues {
-            if let Some(at) = self.store.next(queue, gateway)? {
-                next = Some(next.map_or(at, |earliest: Timestamp| earliest.min(at)));
+        let mut next: Option<Timestamp> = None;
+        for queue in self.watched() {
+            if self.agenda.may_be_due(queue, self.now) {
+                let head = self.store.next(queue, &self.policy.gateway)?;
+                self.agenda.learn(queue, head);
+            }
+            if let Some(at) = self.agenda.not_before(queue) {
+                next = Some(next.map_or(at, |earliest| earliest.min(at)));
             }
         }
         let probe = self.probes.parked.as_ref().and(self.gate.probe_at());
@@ -608,6 +618,18 @@ impl<S: Store> Engine<S> {
                 at
             }
         }))
+    }
+
+    /// The queues in which something can be done now.
+    fn watched(&self) -> impl Iterator<Item = Queue> + use<S> {
+        let sends = self.due.parked.is_some() && !self.info.paused && self.gate.is_open();
+        let looks = self.lookups.parked.is_some();
+        let queues = [
+            Some(Queue::Leases),
+            sends.then_some(Queue::Due),
+            looks.then_some(Queue::Lookups),
+        ];
+        queues.into_iter().flatten()
     }
 
     /// payd's time never goes backwards, not even against what an earlier process stored.

@@ -284,22 +284,22 @@ fn hold(costs: &[(Cost, String); 4], rows: [Row; 4], steps_max: i32) {
 fn a_payment_alone_costs_three_commits_and_so_many_statements() {
     let costs = Metered::new().pay_through("alone", 1);
     let rows = [
-        ("create", 13, 1),
-        ("pay", 15, 1),
-        ("claim the next", 8, 0),
-        ("settle", 14, 1),
+        ("create", 7, 1),
+        ("pay", 7, 1),
+        ("claim the next", 0, 0),
+        ("settle", 5, 1),
     ];
-    hold(&costs, rows, 1500);
+    hold(&costs, rows, 1000);
 }
 
 #[test]
 fn fifty_payments_at_once_share_the_commits_and_the_work_of_a_batch() {
     let costs = Metered::new().pay_through("many", 50);
     let rows = [
-        ("create", 8 + 50 * 5, 1),
-        ("pay", 7 + 50 * 8, 1),
-        ("claim the next", 8, 0),
-        ("settle", 8 + 50 * 6, 1),
+        ("create", 2 + 50 * 5, 1),
+        ("pay", 2 + 50 * 5, 1),
+        ("claim the next", 0, 0),
+        ("settle", 2 + 50 * 3, 1),
     ];
-    hold(&costs, rows, 60_000);
+    hold(&costs, rows, 45_000);
 }

@@ -192,6 +192,13 @@ impl Bench {
         self.submit(Action::Create(vec![invoice(id, 1000)]))
     }
 
+    /// An invoice that is too large for the engine to keep in memory: it is read with every step.
+    pub(crate) fn create_large(&mut self, id: &str) -> Result<Reply, Refusal> {
+        let mut large = invoice(id, 1000);
+        large.description = Some("x".repeat(5000));
+        self.submit(Action::Create(vec![large]))
+    }
+
     pub(crate) fn pay(&mut self, id: &str) -> Result<Reply, Refusal> {
         self.submit(pay(id))
     }

@@ -186,7 +186,7 @@ fn the_database_itself_refuses_a_second_open_payment_and_a_second_that_succeeded
 #[test]
 fn a_read_that_fails_during_payds_own_work_ends_the_process() {
     let mut bench = Bench::new();
-    bench.create("inv-1").unwrap();
+    bench.create_large("inv-1").unwrap();
     bench.pay("inv-1").unwrap();
     assert_eq!(bench.claim_due().len(), 1);
     bench.fault.set(Some(Wrong::Read));
