@@ -5,7 +5,9 @@ use std::time::Duration;
 use payd::application::request::{Action, Outcome, Reply, SubmitError};
 use payd::domain::{Command, Finding, Outcome as Sent, Refusal, ResolveAs};
 
-use super::bench::{Bench, approved, declined, failure, invoice, key, pay, payment_of, unknown};
+use super::bench::{
+    Bench, GATEWAY, approved, declined, failure, invoice, key, pay, payment_of, unknown,
+};
 
 #[test]
 fn an_invoice_is_paid_and_paying_again_gives_the_payment_that_stands() {
@@ -111,6 +113,27 @@ fn a_soft_decline_is_followed_by_the_next_payment_in_the_same_commit_until_the_a
         "PROCESSING",
         "a new round has all its attempts"
     );
+    bench.verify();
+}
+
+#[test]
+fn nothing_is_claimed_before_it_is_due_whoever_asks() {
+    let mut bench = Bench::new();
+    bench.create("inv-1").unwrap();
+    bench.pay("inv-1").unwrap();
+    let first = bench.claim_due().remove(0);
+    bench.settle(&first, declined(true)).unwrap();
+    // Past the store's queue, which has a look of its own at the time: the rules have the last word.
+    let claim = |bench: &mut Bench| {
+        let gateway = GATEWAY.to_owned();
+        let command = Command::Claim { gateway };
+        bench.submit(Action::OnInvoice(first.invoice.id.clone(), command))
+    };
+    assert_eq!(claim(&mut bench).unwrap_err(), Refusal::NothingToDo);
+    assert_eq!(bench.state("inv-1").1, ["FAILED", "REQUESTED"]);
+    bench.pass(Duration::from_secs(10));
+    claim(&mut bench).unwrap();
+    assert_eq!(bench.state("inv-1").1, ["FAILED", "SENDING"]);
     bench.verify();
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use payd::application::Shut;
 use payd::application::ports::{ChargeRequest, Probe};
 use payd::application::request::{Action, Outcome, Reply, SubmitError};
-use payd::domain::{Finding, Outcome as Sent, ResolveAs};
+use payd::domain::{Command, Finding, Outcome as Sent, Refusal, ResolveAs};
 use tokio::sync::oneshot;
 
-use super::bench::{Bench, approved, declined, unknown};
+use super::bench::{Bench, GATEWAY, approved, declined, invoice, unknown};
 
 type Waiting = oneshot::Receiver<Result<Outcome, SubmitError>>;
 
@@ -112,6 +112,33 @@ fn a_gateway_that_refuses_payd_is_left_alone_until_a_probe_succeeds() {
 }
 
 #[test]
+fn a_lookup_that_the_gateway_refuses_holds_back_sends_too() {
+    let mut bench = Bench::new();
+    for id in ["inv-1", "inv-2"] {
+        bench.create(id).unwrap();
+        bench.pay(id).unwrap();
+    }
+    let sent = bench.claim(Action::ClaimDue { limit: 1 }).remove(0);
+    bench.settle(&sent, unknown()).unwrap();
+    bench.pass(Duration::from_secs(2));
+    let looked = bench.claim_lookups().remove(0);
+    let reason = "401".to_owned();
+    bench.found(&looked, Finding::Refused { reason }).unwrap();
+    assert_eq!(shut(&bench), Some(Shut::Refused));
+    assert_eq!(bench.claim_due(), [], "the other would be refused as well");
+    assert_eq!(bench.state("inv-1"), ("PROCESSING", vec!["UNKNOWN"]));
+
+    // What was not let in has said nothing about the payment: it is asked again, and that opens the gate.
+    bench.pass(Duration::from_secs(3600));
+    let looked = bench.claim_lookups().remove(0);
+    let approved = Finding::Approved { reference: None };
+    bench.found(&looked, approved).unwrap();
+    assert_eq!(shut(&bench), None);
+    assert_eq!(bench.claim_due().len(), 1);
+    bench.verify();
+}
+
+#[test]
 fn an_operator_opens_the_gate_too() {
     let mut bench = Bench::new();
     bench.create("inv-1").unwrap();
@@ -187,6 +214,27 @@ fn a_lookup_that_is_told_to_wait_waits() {
     bench.pass(Duration::from_secs(1));
     assert_eq!(bench.claim_lookups().len(), 1);
     assert_eq!(bench.state("inv-1"), ("PROCESSING", vec!["UNKNOWN"]));
+}
+
+#[test]
+fn a_lookup_of_an_earlier_send_that_is_told_to_wait_holds_up_no_later_one() {
+    let mut bench = Bench::new();
+    let (first, second) = sent_twice(&mut bench, "inv-1");
+    bench.settle(&second, unknown()).unwrap();
+    let told = Finding::Inconclusive {
+        reason: "429".to_owned(),
+        retry_after: Some(Duration::from_secs(3600)),
+    };
+    // Said of the send before, by a lookup that was slow.
+    bench.found(&first, told).unwrap();
+    bench.pass(Duration::from_secs(2));
+    let looked = bench.claim_lookups();
+    assert_eq!(looked.len(), 1, "the second send is looked up in its time");
+    bench
+        .found(&looked[0], Finding::Approved { reference: None })
+        .unwrap();
+    assert_eq!(bench.state("inv-1"), ("PAID", vec!["SUCCEEDED"]));
+    bench.verify();
 }
 
 #[test]
@@ -269,6 +317,33 @@ fn evidence_holds_back_the_next_key_until_an_operator_has_spoken() {
 }
 
 #[test]
+fn the_rules_refuse_claims_that_the_queue_would_never_hand_out() {
+    let claim = |bench: &mut Bench, id: &str, gateway: &str| {
+        let gateway = gateway.to_owned();
+        let command = Command::Claim { gateway };
+        bench.submit(Action::OnInvoice(invoice(id, 1).id, command))
+    };
+    let mut bench = Bench::new();
+    let (first, second) = sent_twice(&mut bench, "doubted");
+    let _ = bench.settle(&first, approved());
+    bench.settle(&second, declined(true)).unwrap();
+    bench.create("bound").unwrap();
+    bench.pay("bound").unwrap();
+    let sent = bench.claim_due().remove(0);
+    bench.settle(&sent, not_sent()).unwrap();
+    bench.pass(Duration::from_secs(24 * 3600));
+
+    let next_key = claim(&mut bench, "doubted", GATEWAY);
+    assert_eq!(next_key.unwrap_err(), Refusal::NothingToDo);
+    let elsewhere = claim(&mut bench, "bound", "another");
+    assert_eq!(elsewhere.unwrap_err(), Refusal::NothingToDo);
+    claim(&mut bench, "bound", GATEWAY).unwrap();
+    assert_eq!(bench.state("doubted").1, ["FAILED", "REQUESTED"]);
+    assert_eq!(bench.state("bound").1, ["SENDING"]);
+    bench.verify();
+}
+
+#[test]
 fn payments_that_wait_for_another_gateway_call_an_operator() {
     let mut bench = Bench::new();
     for id in ["new", "sent", "unknown", "decided"] {
@@ -298,7 +373,7 @@ fn payments_that_wait_for_another_gateway_call_an_operator() {
     assert_eq!(bench.claim_lookups(), []);
     assert_eq!(bench.claim_due().len(), 1);
 
-    bench.gateway = super::bench::GATEWAY;
+    bench.gateway = GATEWAY;
     bench.restart();
     assert_eq!(bench.claim_lookups().len(), 2, "back at its own gateway");
     bench.verify();
