@@ -34,6 +34,9 @@ use crate::domain::Timestamp;
 /// Event streams at a time (`DESIGN.md`, section 8): each reads the log after every commit.
 const STREAMS_MAX: usize = 32;
 
+/// Exports of invoices over TCP at a time: each holds a page of what its client has not read yet.
+const EXPORTS_MAX: usize = 8;
+
 /// Event streams of the Unix socket that are let in though TCP has all places: an operator who looks
 /// into a flood must see something.
 const SOCKET_STREAMS_KEPT: usize = 4;
@@ -65,6 +68,8 @@ pub(super) struct Shared {
     pub(super) shutdown: CancellationToken,
     /// Places for event streams.
     pub(super) streams: StreamPlaces,
+    /// Places for exports of invoices over TCP.
+    pub(super) exports: Arc<Semaphore>,
     /// The place for a backup or a check: each reads the whole store.
     pub(super) upkeep: Arc<Semaphore>,
     /// Room for bodies that come over TCP, in KiB.
@@ -140,6 +145,7 @@ impl Shared {
             app,
             shutdown,
             streams: StreamPlaces::new(),
+            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
             upkeep: Arc::new(Semaphore::new(1)),
             bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
             rates: options

@@ -1,5 +1,7 @@
 //! `/invoices`: make, list, show, cancel. (A batch is in `batch`, paying in `payments`.)
 
+use std::sync::Arc;
+
 use axum::response::Response;
 
 use super::batch;
@@ -16,8 +18,12 @@ use crate::application::ports::{InvoiceQuery, InvoiceRecord};
 use crate::application::request::{Action, Answer, InvoiceView, Reply};
 use crate::domain::{InvoiceId, InvoiceStatus, Refusal};
 
-/// Invoices read at a time for a stream: it bounds the stream's memory.
-const STREAM_PAGE: usize = 250;
+/// Invoices read at a time for a stream, at first and at most: it bounds the stream's memory.
+const STREAM_PAGE_FIRST: usize = 16;
+const STREAM_PAGE: usize = 256;
+
+/// Pages of more bytes are followed by smaller ones: invoices can be large.
+const STREAM_PAGE_BYTES: usize = 128 * 1024;
 
 /// `POST /invoices`.
 pub(super) async fn create(mut call: Call) -> Result<Response, Reject> {
@@ -89,8 +95,20 @@ pub(super) async fn list(call: Call) -> Result<Response, Reject> {
     within(&call, query.after).await?;
     if streamed {
         let left = limit.unwrap_or(usize::MAX);
-        return Ok(stream::response(media, move |sender| {
-            export(call, query, left, sender)
+        let place = if call.over_unix() {
+            None
+        } else {
+            let place = Arc::clone(&call.shared.exports).try_acquire_owned();
+            Some(place.map_err(|_| {
+                Reject::unavailable(
+                    "All places for exports over TCP are taken. Try again after Retry-After, or read \
+                     pages: Accept: application/json.",
+                )
+            })?)
+        };
+        return Ok(stream::response(media, move |sender| async move {
+            export(call, query, left, sender).await;
+            drop(place);
         }));
     }
     let limit = limit.unwrap_or(PAGE_DEFAULT);
@@ -138,8 +156,9 @@ async fn within(call: &Call, after: Option<u64>) -> Result<(), Reject> {
 
 /// All that match, one a line. It has an end, so payd waits for it when it drains.
 async fn export(call: Call, mut query: InvoiceQuery, mut left: usize, sender: Sender) {
+    let mut page_len = STREAM_PAGE_FIRST;
     while left > 0 {
-        query.limit = STREAM_PAGE.min(left);
+        query.limit = page_len.min(left);
         let page = call.app().read(move |reader| {
             let records = reader.invoices(query)?;
             let mut lines = Vec::new();
@@ -157,6 +176,11 @@ async fn export(call: Call, mut query: InvoiceQuery, mut left: usize, sender: Se
                 tracing::error!(%error, "a stream of invoices cannot go on");
                 return;
             }
+        };
+        page_len = if lines.len() > STREAM_PAGE_BYTES {
+            (page_len / 2).max(1)
+        } else {
+            (page_len * 2).min(STREAM_PAGE)
         };
         if count > 0 && sender.send(lines).await.is_err() {
             return;
