@@ -241,8 +241,9 @@ impl<S: Store> Engine<S> {
                     self.tell();
                     if lost + left_behind + marked == 0 {
                         self.recovered = true;
-                        // Lookups may have been brought forward.
+                        // Lookups may have been brought forward in the tables, past what is known here.
                         self.agenda = Agenda::unknown();
+                        self.recent = Recent::default();
                         return Ok(recovered);
                     }
                 }

@@ -24,8 +24,8 @@ const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// How long to wait for another process that holds the database, such as a `sqlite3` shell.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Databases up to this size, in bytes, are checked page by page at every start. payd is to be ready within
-/// a second of it, whatever it holds: 16 MiB are read in some 20 ms, and 10 GB are not. Of larger ones each
+/// Databases up to this size, in bytes, are checked at every start, pages and indexes. payd is to be ready
+/// within a second of it, whatever it holds: 16 MiB take some 30 ms, and 10 GB do not. Of larger ones each
 /// page is checked as it is read, each invoice before money moves for it, and all by `payd verify`.
 const CHECKED_BYTES_MAX: i64 = 16 << 20;
 
