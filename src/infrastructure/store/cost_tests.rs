@@ -175,10 +175,11 @@ impl Metered {
     /// `count` invoices at once, each its own request: created, paid, claimed again, settled.
     fn pay_through(&mut self, name: &str, count: usize) -> [(Cost, String); 4] {
         let ids = (0..count).map(|n| format!("{name}-{n}"));
-        self.pay_all(ids.map(|id| InvoiceId::parse(&id).unwrap()).collect())
+        let ids: Vec<_> = ids.map(|id| InvoiceId::parse(&id).unwrap()).collect();
+        self.pay_all(&ids)
     }
 
-    fn pay_all(&mut self, ids: Vec<InvoiceId>) -> [(Cost, String); 4] {
+    fn pay_all(&mut self, ids: &[InvoiceId]) -> [(Cost, String); 4] {
         let count = ids.len();
         let mut waits = Vec::new();
         let mut all = |actions: Vec<(Action, Option<String>)>| -> Vec<Envelope> {
@@ -316,6 +317,9 @@ fn fifty_payments_at_once_share_the_commits_and_the_work_of_a_batch() {
 const IN_ORDER: i64 = 130;
 const AT_RANDOM: i64 = 240;
 
+/// The same in order, where their own ids lie together.
+const NEW_RUN: i64 = 95;
+
 /// The `n`th id, in no order.
 fn random_id(n: usize) -> InvoiceId {
     let digest = Sha256::digest(n.to_le_bytes());
@@ -325,6 +329,10 @@ fn random_id(n: usize) -> InvoiceId {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     InvoiceId::parse(&format!("order-{name}")).unwrap()
+}
+
+fn random_ids(range: std::ops::Range<usize>) -> Vec<InvoiceId> {
+    range.map(random_id).collect()
 }
 
 /// Frames in the write-ahead log.
@@ -338,10 +346,10 @@ fn frames(connection: &Connection) -> i64 {
 fn what_a_payment_writes_is_bounded_whatever_is_in_the_store() {
     let mut metered = Metered::new();
     for step in 0..80 {
-        metered.pay_all((step * 50..(step + 1) * 50).map(random_id).collect());
+        metered.pay_all(&random_ids(step * 50..(step + 1) * 50));
     }
     let beside = Connection::open(&metered.path).unwrap();
-    let mut paid = |ids: Vec<InvoiceId>| {
+    let mut paid = |ids: &[InvoiceId]| {
         let restart = "PRAGMA wal_checkpoint(RESTART)";
         let busy: i64 = beside.query_row(restart, [], |row| row.get(0)).unwrap();
         assert_eq!(busy, 0);
@@ -351,13 +359,37 @@ fn what_a_payment_writes_is_bounded_whatever_is_in_the_store() {
     // Three commits. What is in order lies on the same few pages; of what is not, each has a page of its own:
     // the invoice's id, the payment's, and the two idempotency keys.
     let in_order = (0..50).map(|n| InvoiceId::parse(&format!("z-{n:05}")).unwrap());
-    let in_order = paid(in_order.collect());
-    let at_random = paid((9000..9050).map(random_id).collect());
+    let in_order = paid(&in_order.collect::<Vec<_>>());
+    let at_random = paid(&random_ids(9000..9050));
     assert!(
         in_order <= IN_ORDER && at_random <= AT_RANDOM,
         "{in_order} frames in order, {at_random} at random"
     );
 }
+
+#[test]
+fn the_index_of_payment_ids_grows_in_runs() {
+    let mut metered = Metered::new();
+    let beside = Connection::open(&metered.path).unwrap();
+    // So many that the next payment begins a run, all of them with ids in no order.
+    let rows = "PRAGMA foreign_keys = ON;
+        WITH RECURSIVE k (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM k WHERE n < 65535)
+        INSERT INTO invoices (n, id, amount, currency, metadata, status, attempts, attempts_before_round, needs_attention,
+          cancel_requested, created_at, updated_at, paid_at)
+        SELECT n, printf('a-%06d', n), 1, 'EUR', '{}', 2, 1, 0, 0, 0, 0, 0, 0 FROM k;
+        INSERT INTO payments (n, id, invoice, attempt, idempotency_key, state, requested_at, due_at, resends, contradicted,
+          epoch, lookups)
+        SELECT n, CAST(x'000000000000' || randomblob(10) AS BLOB), n, 1, 'key', 5, 0, 0, 0, 0, 1, 0 FROM invoices WHERE n > 1;
+        PRAGMA wal_checkpoint(RESTART)";
+    beside.execute_batch(rows).unwrap();
+    let ids = (0..50).map(|n| InvoiceId::parse(&format!("z-{n:05}")).unwrap());
+    metered.pay_all(&ids.collect::<Vec<_>>());
+    let frames = frames(&beside);
+    assert!(frames <= NEW_RUN, "{frames} frames");
+}
+
+/// A look of a reader's, by its name.
+type Look<'a> = (&'static str, Box<dyn Fn() + 'a>);
 
 /// What is asked of readers, and how much SQLite's machine does for each.
 fn looks(path: &Path, some: &InvoiceId) -> Vec<(&'static str, i32)> {
@@ -397,7 +429,7 @@ fn looks(path: &Path, some: &InvoiceId) -> Vec<(&'static str, i32)> {
         reader.events(&query).unwrap();
     };
     let payment = reader.payments(some).unwrap().unwrap().remove(0).payment.id;
-    let mut looks: Vec<(&'static str, Box<dyn Fn() + '_>)> = vec![
+    let looks: Vec<Look<'_>> = vec![
         ("invoices", Box::new(|| invoices(None, false))),
         ("invoices, oldest first", Box::new(|| invoices(None, true))),
         (
@@ -440,10 +472,8 @@ fn looks(path: &Path, some: &InvoiceId) -> Vec<(&'static str, i32)> {
         (
             "events of types",
             Box::new(|| {
-                events(
-                    &[EventType::InvoiceCreated, EventType::PaymentRequested],
-                    None,
-                )
+                let types = [EventType::InvoiceCreated, EventType::PaymentRequested];
+                events(&types, None);
             }),
         ),
         (
@@ -460,7 +490,7 @@ fn looks(path: &Path, some: &InvoiceId) -> Vec<(&'static str, i32)> {
         ),
     ];
     looks
-        .drain(..)
+        .into_iter()
         .map(|(name, look)| {
             *steps.lock().unwrap() = 0;
             look();
@@ -475,7 +505,7 @@ fn what_a_look_costs_does_not_depend_on_how_much_there_is() {
     let mut metered = Metered::new();
     let mut looks_at = |from: usize, to: usize| {
         for n in (from..to).step_by(50) {
-            metered.pay_all((n..n + 50).map(random_id).collect());
+            metered.pay_all(&random_ids(n..n + 50));
         }
         looks(&metered.path, &random_id(7))
     };
