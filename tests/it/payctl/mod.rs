@@ -9,6 +9,7 @@ mod output;
 mod pay;
 mod reach;
 mod real;
+mod screens;
 
 use std::process::Output;
 
