@@ -10,6 +10,7 @@ mod pay;
 mod reach;
 mod real;
 mod screens;
+mod shells;
 
 use std::process::Output;
 
