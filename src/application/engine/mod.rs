@@ -550,7 +550,7 @@ impl<S: Store> Engine<S> {
         }
         if !done.lines.is_empty() {
             self.bus.advance(done.head.sequence);
-            self.bus.settled(&done.settled);
+            self.bus.settled(done.settled);
         }
         self.untold.extend(done.lines);
     }
