@@ -136,7 +136,8 @@ impl<S: Store> Run<S> {
             if let Ok(0) = tokio::time::timeout(wait, received).await {
                 return Ok(());
             }
-            let batch = std::mem::replace(&mut envelopes, Vec::with_capacity(BATCH_MAX));
+            // As long as it is and no longer: room for the longest would be a large allocation each time.
+            let batch = envelopes.drain(..).collect();
             self.engine.run(batch)?;
         }
     }
