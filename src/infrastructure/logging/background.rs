@@ -2,6 +2,7 @@
 //! thread of their own, and where that is full they are dropped and counted. A payment never waits for
 //! its log line.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,7 @@ const GATHERED: usize = 64 * 1024;
 #[derive(Clone)]
 pub(super) struct Background {
     queue: Arc<Queue>,
-    clean: fn(&str) -> Vec<u8>,
+    clean: fn(&str) -> Cow<'_, [u8]>,
     /// The thread ends after the last of these.
     _alive: Arc<Alive>,
 }
@@ -118,7 +119,7 @@ impl Background {
     pub(super) fn start(
         name: &str,
         mut out: impl Write + Send + 'static,
-        clean: fn(&str) -> Vec<u8>,
+        clean: fn(&str) -> Cow<'_, [u8]>,
     ) -> io::Result<Self> {
         let queue = Arc::new(Queue {
             waiting: Mutex::default(),
@@ -192,8 +193,8 @@ pub(super) struct Line<'a>(&'a Background);
 
 impl Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let line = (self.0.clean)(&String::from_utf8_lossy(bytes));
-        self.0.queue.put(&line);
+        let line = String::from_utf8_lossy(bytes);
+        self.0.queue.put(&(self.0.clean)(&line));
         Ok(bytes.len())
     }
 
@@ -229,7 +230,7 @@ mod tests {
     fn what_is_stuck_holds_up_nobody_and_its_lines_are_counted() {
         let (go_on, wait) = channel();
         let background =
-            Background::start("test", Stuck(wait), |line| line.as_bytes().to_vec()).unwrap();
+            Background::start("test", Stuck(wait), |line| line.as_bytes().into()).unwrap();
         let extra = 100;
         // The thread may have taken all that fits before it got stuck, and then as much fits again.
         for _ in 0..2 * (WAITING_MAX / LINE.len() + 1) + extra {
@@ -245,7 +246,7 @@ mod tests {
     fn what_was_put_in_is_written_in_order_and_flush_waits_for_it() {
         let (lines, written) = channel();
         let background =
-            Background::start("test", Into(lines), |line| line.as_bytes().to_vec()).unwrap();
+            Background::start("test", Into(lines), |line| line.as_bytes().into()).unwrap();
         let mut want = Vec::new();
         for round in 0..3 {
             for n in 0..5000 {
