@@ -419,8 +419,13 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
 
 /// The engine has a thread to itself, since it blocks while it commits. Where it cannot go on, the
 /// process ends there and then: nothing else may reach the world (invariant 11).
-fn start_engine(run: Run<SqliteStore>) -> oneshot::Receiver<()> {
+fn start_engine(mut run: Run<SqliteStore>) -> oneshot::Receiver<()> {
     let (ended, wait) = oneshot::channel();
+    let telling = run.tell_elsewhere();
+    let teller = std::thread::Builder::new()
+        .name("teller".to_owned())
+        .spawn(move || telling.run())
+        .unwrap_or_else(|error| end(&format!("the thread for log lines does not start: {error}")));
     let body = move || {
         let _guard = EndOnPanic;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -432,6 +437,10 @@ fn start_engine(run: Run<SqliteStore>) -> oneshot::Receiver<()> {
         };
         if let Err(fatal) = result {
             end(&fatal.to_string());
+        }
+        // What was committed is told before payd says that it has stopped.
+        if teller.join().is_err() {
+            tracing::error!("the thread for log lines panicked; this is a mistake in payd");
         }
         let _ = ended.send(());
     };

@@ -11,6 +11,7 @@ mod agenda;
 mod batch;
 mod drive;
 mod recent;
+mod teller;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,8 +30,10 @@ use super::tokens::Tokens;
 use agenda::Agenda;
 use batch::Batch;
 use recent::Recent;
+use teller::Teller;
 
 pub use drive::{EngineHandle, Run, spawn};
+pub use teller::Telling;
 
 use drive::BATCH_MAX;
 
@@ -86,6 +89,7 @@ pub struct Engine<S> {
     health: Arc<Health>,
     tokens: Arc<Tokens>,
     untold: Vec<batch::Line>,
+    teller: Teller,
     /// When to see whether there is room again.
     probe_at: Option<Timestamp>,
 }
@@ -192,6 +196,7 @@ impl<S: Store> Engine<S> {
             health: Arc::new(Health::new(paused)),
             tokens,
             untold: Vec::new(),
+            teller: Teller::Here,
             probe_at: None,
         })
     }
@@ -558,12 +563,11 @@ impl<S: Store> Engine<S> {
         self.untold.extend(done.lines);
     }
 
-    /// Writes the log lines of what was committed. Last of all: whoever reads the log may be slow,
-    /// and nobody else is to wait for that.
+    /// Tells of what was committed. Last of all, since nobody waits for it.
     fn tell(&mut self) {
-        for line in self.untold.drain(..) {
-            line.log();
-            self.metrics.event_told(&line.appended());
+        if !self.untold.is_empty() {
+            let lines = std::mem::take(&mut self.untold);
+            self.teller.tell(lines, self.metrics.as_ref());
         }
     }
 
