@@ -44,7 +44,7 @@ pub use tokens::{
 pub use trace::{Span, SpanKind, SpanStart, Tracer};
 pub use upkeep::{Backup, Measures, Progress, Stage, Upkeep, UpkeepError, Watch};
 pub use verify::{
-    Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, is_what_its_events_say,
-    verify, verify_watched,
+    Finding as VerifyFinding, LogRow, Report, TableRow, TokenRow, VerifySource,
+    is_what_its_events_say, verify, verify_watched,
 };
 pub use working_set::{Entry, WorkingSet};

@@ -662,19 +662,27 @@ fn banner(urls: &[String], places: &Places, settings: &Settings) -> String {
         GatewayKind::Simulator(_) => "a simulator: it moves no money".to_owned(),
         GatewayKind::Http(http) => format!("{}: it moves money", http.url.as_str()),
     };
+    // What moves money is nothing to try.
+    let (verb, commands) = match &settings.gateway.kind {
+        GatewayKind::Simulator(_) => (
+            "Try",
+            [
+                "invoice create inv-1 --amount 1000",
+                "pay inv-1",
+                "events tail -f",
+            ],
+        ),
+        GatewayKind::Http(_) => ("Look at it", ["status", "doctor", "events tail -f"]),
+    };
     text.push_str(&format!(
-        "The gateway is {gateway}. Try, in another terminal:\n"
+        "The gateway is {gateway}. {verb}, in another terminal:\n"
     ));
     // payctl finds the usual places by itself.
     let host = match urls.first() {
         Some(url) if places.socket.why == "given" => format!(" --host {url}"),
         _ => String::new(),
     };
-    for command in [
-        "invoice create inv-1 --amount 1000",
-        "pay inv-1",
-        "events tail -f",
-    ] {
+    for command in commands {
         text.push_str(&format!("  payctl{host} {command}\n"));
     }
     text
