@@ -121,7 +121,7 @@ fn fish_completes_ids_and_commands() {
 
 #[test]
 fn zsh_completes_at_the_first_try() {
-    let Some((_daemon, mut zsh)) = shell("zsh") else {
+    let Some((_daemon, zsh)) = shell("zsh") else {
         return;
     };
     // An interactive zsh of its own on a terminal; each line is waited for, however long it takes.
