@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::runtime::Handle;
 #[cfg(feature = "tls")]
 use tokio::sync::watch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -93,9 +94,13 @@ enum Wrap {
 /// Serves until `shutdown` is canceled. Then it stops accepting, ends event streams and lets
 /// requests in flight finish, and returns when the last connection is closed. The caller puts the
 /// grace time around it: dropping the future cuts the connections that are left.
+///
+/// TCP's connections are served on the runtime `tcp`, with which its listeners are registered: the
+/// socket's requests, and the work on payments, never stand in line behind what comes over TCP.
 pub async fn serve(
     app: Arc<App>,
     listeners: Vec<Listener>,
+    tcp: &Handle,
     options: Options,
     shutdown: CancellationToken,
 ) {
@@ -116,12 +121,14 @@ pub async fn serve(
             }
             Listener::Tcp(listener) => {
                 let (slots, peers) = (Arc::clone(&tcp_slots), Arc::clone(&peers));
-                loops.spawn(server.accept_tcp(listener, Wrap::Plain, slots, peers));
+                let accepting = server.accept_tcp(listener, Wrap::Plain, slots, peers);
+                loops.spawn_on(accepting, tcp);
             }
             #[cfg(feature = "tls")]
             Listener::Tls(listener, tls) => {
                 let (slots, peers) = (Arc::clone(&tcp_slots), Arc::clone(&peers));
-                loops.spawn(server.accept_tcp(listener, Wrap::Tls(tls), slots, peers));
+                let accepting = server.accept_tcp(listener, Wrap::Tls(tls), slots, peers);
+                loops.spawn_on(accepting, tcp);
             }
         }
     }
