@@ -43,6 +43,10 @@ const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
 const DRAIN_MAX: usize = 8 * 1024 * 1024;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// Between two looks at a token that was good: no sooner than clocks tell apart, and now and then.
+const LOOK_SOONEST: Duration = Duration::from_millis(1);
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
 /// A request.
 pub(super) struct Call {
     /// What all requests share.
@@ -102,6 +106,21 @@ impl Call {
         let (tokens, wall) = (self.app().engine().tokens(), self.app().wall());
         let proof = self.proof.as_ref();
         proof.is_some_and(|proof| proof.holds(tokens, wall))
+    }
+
+    /// Comes back when who asked may do so no more: at once when their token is revoked, and when it
+    /// expires.
+    pub(super) async fn no_longer_allowed(&self) {
+        let mut replaced = self.app().engine().tokens().replaced();
+        let expires_at = self.proof.as_ref().and_then(Proof::expires_at);
+        while self.is_still_allowed() {
+            // It is looked at again in any case: the wall clock jumps.
+            let left = expires_at.map_or(LOOK_AGAIN, |at| at.since(self.app().wall()));
+            tokio::select! {
+                _ = replaced.changed() => {}
+                () = tokio::time::sleep(left.clamp(LOOK_SOONEST, LOOK_AGAIN)) => {}
+            }
+        }
     }
 
     /// The `{name}` of `/admin/tokens/{name}…`, percent-decoded.

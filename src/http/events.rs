@@ -5,6 +5,7 @@
 //! where it has seen all there is. So there is no gap and no duplicate, whatever is lost between.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
@@ -127,7 +128,7 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
     };
     let follower = Follower {
         cursor: call.app().streams().open(begins),
-        call,
+        call: Arc::new(call),
         head,
         media,
         query,
@@ -141,7 +142,7 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
 
 /// A stream under way.
 struct Follower {
-    call: Call,
+    call: Arc<Call>,
     head: watch::Receiver<u64>,
     media: Media,
     query: EventQuery,
@@ -151,9 +152,15 @@ struct Follower {
 }
 
 impl Follower {
-    /// Until the client has gone, its limit is reached or payd drains.
+    /// Until the client has gone or may see no more, its limit is reached, or payd drains.
     async fn run(mut self, first: EventSlice, sender: Sender) {
-        if self.pump(first, &sender).await.is_ok() {
+        let call = Arc::clone(&self.call);
+        let ended = tokio::select! {
+            biased;
+            () = call.no_longer_allowed() => Ok(()),
+            ended = self.pump(first, &sender) => ended,
+        };
+        if ended.is_ok() {
             sender.end().await;
         }
     }
@@ -176,9 +183,6 @@ impl Follower {
                     })?
                 }
             };
-            if !self.call.is_still_allowed() {
-                return Ok(());
-            }
             if !slice.events.is_empty() {
                 let bytes = self.frames(std::mem::take(&mut slice.events));
                 tokio::select! {
@@ -203,9 +207,6 @@ impl Follower {
                     () = shutdown.cancelled() => return Ok(()),
                     // Before what may be always ready: events that a filter leaves out are silence.
                     () = tokio::time::sleep_until(quiet_until) => {
-                        if !self.call.is_still_allowed() {
-                            return Ok(());
-                        }
                         sender.send(heartbeat(self.media)).await?;
                         quiet_until = Instant::now() + HEARTBEAT;
                     }
