@@ -260,7 +260,9 @@ where
         if let Err(reject) = guard(&request, peer) {
             return reject.into_response();
         }
-        within(limit, caught(router.oneshot(request))).await
+        let method = request.method().clone();
+        let answer = caught(router.oneshot(request));
+        within(limit, &method, answer).await
     };
     let mut response = guarded.instrument(span.clone()).await;
     if response.status().is_server_error() {
@@ -391,10 +393,14 @@ fn hosts_are_ours(
 }
 
 /// The answer, where it begins in time.
-async fn within(limit: Duration, answer: impl Future<Output = Response>) -> Response {
+async fn within(
+    limit: Duration,
+    method: &Method,
+    answer: impl Future<Output = Response>,
+) -> Response {
     match tokio::time::timeout(limit, answer).await {
         Ok(response) => response,
-        Err(_) => Reject::too_slow(limit).into_response(),
+        Err(_) => Reject::too_slow(limit, method).into_response(),
     }
 }
 
@@ -465,7 +471,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_does_not_come_is_given_up() {
         let limit = Duration::from_millis(5);
-        let response = within(limit, std::future::pending()).await;
+        let response = within(limit, &Method::POST, std::future::pending()).await;
         assert_eq!(response.status(), 503);
         assert!(response.headers().contains_key("retry-after"));
     }
