@@ -25,6 +25,7 @@ use super::headers;
 use super::pace::{Failures, Rates};
 use super::prefer;
 use super::problem::{Cause, Reject};
+use super::room::Side;
 use super::routes::Template;
 use crate::api::Code;
 use crate::application::request::Caller;
@@ -34,16 +35,9 @@ use crate::domain::Timestamp;
 /// Event streams at a time (`DESIGN.md`, section 8): each reads the log after every commit.
 const STREAMS_MAX: usize = 32;
 
-/// Exports of invoices over TCP at a time: each holds a page of what its client has not read yet.
-const EXPORTS_MAX: usize = 8;
-
 /// Event streams of the Unix socket that are let in though TCP has all places: an operator who looks
 /// into a flood must see something.
 const SOCKET_STREAMS_KEPT: usize = 4;
-
-/// Bodies of TCP that are read or worked on at a time, in KiB, but for small ones: half-sent ones of
-/// every connection would be half a gigabyte.
-const BODIES_KIB_MAX: usize = 4 * 1024;
 
 /// How long a request may take, until its answer begins and on top of what it asked to wait.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -68,12 +62,12 @@ pub(super) struct Shared {
     pub(super) shutdown: CancellationToken,
     /// Places for event streams.
     pub(super) streams: StreamPlaces,
-    /// Places for exports of invoices over TCP.
-    pub(super) exports: Arc<Semaphore>,
+    /// What TCP may hold and have read.
+    pub(super) tcp: Side,
+    /// What the Unix socket may.
+    pub(super) socket: Side,
     /// The place for a backup or a check: each reads the whole store.
     pub(super) upkeep: Arc<Semaphore>,
-    /// Room for bodies that come over TCP, in KiB.
-    pub(super) bodies: Arc<Semaphore>,
     /// How often each token may ask.
     pub(super) rates: Option<Rates>,
     /// Who failed to show who they are.
@@ -145,9 +139,9 @@ impl Shared {
             app,
             shutdown,
             streams: StreamPlaces::new(),
-            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
+            tcp: Side::tcp(),
+            socket: Side::socket(),
             upkeep: Arc::new(Semaphore::new(1)),
-            bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
             rates: options
                 .rate
                 .map(|(requests, period)| Rates::new(requests, period)),
@@ -155,6 +149,13 @@ impl Shared {
             failures_complaint: Complaint::new(),
             asks_token: options.asks_token,
             complaint: Complaint::new(),
+        }
+    }
+
+    const fn side(&self, peer: &Peer) -> &Side {
+        match peer {
+            Peer::Unix { .. } => &self.socket,
+            Peer::Tcp { .. } => &self.tcp,
         }
     }
 }
@@ -262,7 +263,8 @@ where
         }
         let method = request.method().clone();
         let answer = caught(router.oneshot(request));
-        within(limit, &method, answer).await
+        let response = within(limit, &method, answer).await;
+        shared.side(peer).fit(response, &method)
     };
     let mut response = guarded.instrument(span.clone()).await;
     if response.status().is_server_error() {

@@ -15,7 +15,8 @@
 //! | `idempotency` | a key, its first answer, and that answer again |
 //! | `problem` | everything that goes wrong |
 //! | `reply` | answers that are simply JSON |
-//! | `stream` | bodies without an end, in constant memory |
+//! | `room` | what TCP and the socket may each hold in memory, and have read, at a time |
+//! | `lists`, `stream` | lists and bodies without an end, in constant memory |
 
 mod peers;
 mod server;
@@ -45,8 +46,10 @@ mod prefer;
 mod query;
 
 mod idempotency;
+mod lists;
 mod problem;
 mod reply;
+mod room;
 mod stream;
 
 pub use context::Options;

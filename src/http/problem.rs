@@ -170,6 +170,11 @@ impl Reject {
         &self.0.problem
     }
 
+    /// Why it failed inside payd, for the log; nothing where it did not.
+    pub(super) fn cause(&self) -> Option<&str> {
+        self.0.cause.as_deref()
+    }
+
     /// The document's bytes.
     pub(super) fn to_json(&self) -> Vec<u8> {
         to_json(&self.0.problem)

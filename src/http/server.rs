@@ -44,8 +44,9 @@ const HEADER_READ_MAX: Duration = Duration::from_secs(5);
 /// Headers, in bytes (`DESIGN.md`, section 8).
 const HEADER_MAX: usize = 16 * 1024;
 
-/// What a connection buffers: the headers, and an answer on its way.
-const BUFFER_MAX: usize = 32 * 1024;
+/// What a connection buffers: the headers, and an answer on its way. Little more than the headers may
+/// have, as half-sent ones may be on every connection.
+const BUFFER_MAX: usize = 20 * 1024;
 
 /// How long a client may take nothing of what is written to it, before it is cut off. A slow reader
 /// comes back with its cursor.
