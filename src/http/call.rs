@@ -258,9 +258,9 @@ async fn collect(body: Body, limit: usize, drains: bool) -> Result<Bytes, Reject
             format!("The body ended before it was complete ({error}); send it again."),
         )),
         Err(_) => Err(Reject::new(
-            Code::MalformedRequest,
+            Code::RequestTimeout,
             format!(
-                "The body did not arrive within {} seconds; send it again.",
+                "The body did not arrive within {} s. Nothing has happened; send it again, all of it.",
                 BODY_READ_MAX.as_secs()
             ),
         )),

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Body;
@@ -24,7 +24,7 @@ use super::auth::Proof;
 use super::headers;
 use super::pace::{Failures, Rates};
 use super::prefer;
-use super::problem::{Cause, Reject};
+use super::problem::{Cause, PROBLEM_JSON, Reject};
 use super::room::Side;
 use super::routes::Template;
 use crate::api::Code;
@@ -292,6 +292,38 @@ where
         response.headers_mut().insert(headers::X_REQUEST_ID, id);
     }
     response
+}
+
+/// What is said to a request whose head could not be read, so that there is none to answer: the whole
+/// answer as it goes over the wire. `None`: it is not for payd to say.
+pub(super) fn refuse_unread(shared: &Shared, status: StatusCode) -> Option<Vec<u8>> {
+    let reject = match status {
+        StatusCode::BAD_REQUEST => Reject::new(
+            Code::MalformedRequest,
+            "What came is not HTTP/1.1: its first line or a header is wrong. Over TLS, use https.",
+        ),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Reject::new(
+            Code::HeadersTooLarge,
+            "The first line and the headers must have at most 16 KiB and 100 lines. Send less in them.",
+        ),
+        _ => return None,
+    };
+    let id = shared.app.new_uuid().hyphenated();
+    let millis = u64::try_from(shared.app.wall().as_millis()).unwrap_or(0);
+    let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(millis));
+    let body = reject.to_json();
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\nconnection: close\r\n\
+         x-request-id: {id}\r\ndate: {date}\r\n\r\n",
+        body.len()
+    );
+    shared.app.metrics().request_answered(Answered {
+        method: "other",
+        route: "none",
+        status: status.as_str(),
+        took: Duration::ZERO,
+    });
+    Some([head.as_bytes(), &body].concat())
 }
 
 /// Health checks and scrapes come every few seconds and lead nowhere: they are no traces.

@@ -6,7 +6,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `server`, `peers`, `stall` | listeners, connections, their limits, the orderly end |
+//! | `server`, `peers`, `stall`, `worded` | listeners, connections, their limits, the orderly end |
 //! | `context` | who calls, under which request id; what no browser may do; panics; how long it may take |
 //! | `auth`, `pace` | tokens and what they are good for; how often, and how slowly for those without |
 //! | `routes` | the table of routes |
@@ -21,6 +21,7 @@
 mod peers;
 mod server;
 mod stall;
+mod worded;
 
 mod auth;
 mod context;

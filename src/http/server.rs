@@ -28,6 +28,7 @@ use super::context::{self, Options, Peer, Shared};
 use super::peers::Peers;
 use super::routes;
 use super::stall::Draining;
+use super::worded::{Exchange, Worded};
 use crate::application::App;
 
 /// TCP connections at a time (`DESIGN.md`, section 8). More wait in the kernel's backlog.
@@ -293,12 +294,18 @@ impl Server {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_STALL_MAX));
         let stream = Draining::new(Box::pin(stream), self.shared.shutdown.clone());
+        let exchange = Arc::new(Exchange::default());
+        let refuse = {
+            let shared = Arc::clone(&self.shared);
+            move |status| context::refuse_unread(&shared, status)
+        };
+        let stream = Worded::new(stream, Arc::clone(&exchange), refuse);
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let (shared, router) = (Arc::clone(&self.shared), self.router.clone());
-            let peer = peer.clone();
+            let (peer, answering) = (peer.clone(), Exchange::begin(&exchange));
             async move {
                 let response = context::answer(&shared, router, &peer, request).await;
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|body| answering.until_sent(body)))
             }
         });
         let mut http = http1::Builder::new();
