@@ -27,7 +27,7 @@ pub const ADMIN: &str = "admin";
 pub const LIVE_MAX: usize = 1000;
 
 const PREFIX: &str = "payd_";
-const ID_LEN: usize = 8;
+pub(super) const ID_LEN: usize = 8;
 /// 62^43 is just more than 2^256.
 const RANDOM_LEN: usize = 43;
 const CHECK_LEN: usize = 6;
@@ -62,9 +62,8 @@ impl Secret {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let rest = text.strip_prefix(PREFIX)?;
-        let word = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric());
         let (id, random) = rest.split_once('_')?;
-        let whole = text.len() == TOKEN_LEN && id.len() == ID_LEN && word(id) && word(random);
+        let whole = text.len() == TOKEN_LEN && id.len() == ID_LEN && is_word(id) && is_word(random);
         let (body, end) = text.split_at_checked(TOKEN_LEN - CHECK_LEN)?;
         (whole && check(body) == end).then(|| Self(text.to_owned()))
     }
@@ -86,6 +85,11 @@ impl Secret {
     pub fn reveal(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether it has letters and digits only.
+pub(super) fn is_word(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 fn push_random(text: &mut String, count: usize, random: &dyn Random) {

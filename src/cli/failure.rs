@@ -204,9 +204,7 @@ impl Failure {
                     }
                     Error::Connect { .. } => "tip: is it running? `payd serve` starts it",
                     #[cfg(feature = "tls")]
-                    Error::Untrusted { .. } => {
-                        "tip: --cacert names the certificates to trust; http:// has none"
-                    }
+                    Error::Untrusted { why, .. } => &format!("tip: {}", clean(&why.to_do)),
                     Error::Denied { .. } => {
                         "tip: join the group that owns the socket, or use http:// and --token-file"
                     }

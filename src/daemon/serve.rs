@@ -451,8 +451,13 @@ async fn serve(parts: Parts, of_tcp: Handle, args: &SettingsArgs) -> ExitCode {
 
 /// The engine has a thread to itself, since it blocks while it commits. Where it cannot go on, the
 /// process ends there and then: nothing else may reach the world (invariant 11).
-fn start_engine(run: Run<SqliteStore>) -> oneshot::Receiver<()> {
+fn start_engine(mut run: Run<SqliteStore>) -> oneshot::Receiver<()> {
     let (ended, wait) = oneshot::channel();
+    let telling = run.tell_elsewhere();
+    let teller = std::thread::Builder::new()
+        .name("teller".to_owned())
+        .spawn(move || telling.run())
+        .unwrap_or_else(|error| end(&format!("the thread for log lines does not start: {error}")));
     let body = move || {
         let _guard = EndOnPanic;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -464,6 +469,10 @@ fn start_engine(run: Run<SqliteStore>) -> oneshot::Receiver<()> {
         };
         if let Err(fatal) = result {
             end(&fatal.to_string());
+        }
+        // What was committed is told before payd says that it has stopped.
+        if teller.join().is_err() {
+            tracing::error!("the thread for log lines panicked; this is a mistake in payd");
         }
         let _ = ended.send(());
     };
@@ -689,19 +698,27 @@ fn banner(urls: &[String], places: &Places, settings: &Settings) -> String {
         GatewayKind::Simulator(_) => "a simulator: it moves no money".to_owned(),
         GatewayKind::Http(http) => format!("{}: it moves money", http.url.as_str()),
     };
+    // What moves money is nothing to try.
+    let (verb, commands) = match &settings.gateway.kind {
+        GatewayKind::Simulator(_) => (
+            "Try",
+            [
+                "invoice create inv-1 --amount 1000",
+                "pay inv-1",
+                "events tail -f",
+            ],
+        ),
+        GatewayKind::Http(_) => ("Look at it", ["status", "doctor", "events tail -f"]),
+    };
     text.push_str(&format!(
-        "The gateway is {gateway}. Try, in another terminal:\n"
+        "The gateway is {gateway}. {verb}, in another terminal:\n"
     ));
     // payctl finds the usual places by itself.
     let host = match urls.first() {
         Some(url) if places.socket.why == "given" => format!(" --host {url}"),
         _ => String::new(),
     };
-    for command in [
-        "invoice create inv-1 --amount 1000",
-        "pay inv-1",
-        "events tail -f",
-    ] {
+    for command in commands {
         text.push_str(&format!("  payctl{host} {command}\n"));
     }
     text

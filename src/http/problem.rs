@@ -86,6 +86,13 @@ impl Reject {
         reject
     }
 
+    /// The same where there is more to say of it than to look into the log.
+    pub(super) fn internal_with(detail: &'static str, cause: impl Into<String>) -> Self {
+        let mut reject = Self::new(Code::Internal, detail);
+        reject.0.cause = Some(cause.into());
+        reject
+    }
+
     /// The same with a header.
     pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.headers.push((name, value));
@@ -117,7 +124,12 @@ impl Reject {
 
     /// Not now. Nothing has happened.
     pub(super) fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Code::Unavailable, detail)
+        let detail = detail.into();
+        // To the log it says more than nothing, where nobody knows a better cause.
+        let cause = Some(detail.clone().into_owned());
+        let mut reject = Self::new(Code::Unavailable, detail);
+        reject.0.cause = cause;
+        reject
     }
 
     /// There is no such invoice.
@@ -324,6 +336,7 @@ mod tests {
     #[test]
     fn come_back_later_says_when() {
         for (reject, status) in [
+            (Reject::unavailable("payd is stopping."), 503),
             (Reject::from(SubmitError::QueueFull), 503),
             (Reject::from(SubmitError::Stopping), 503),
             (Reject::from(SubmitError::Unwritable("full".into())), 503),
@@ -333,6 +346,9 @@ mod tests {
             let response = reject.into_response();
             assert_eq!(response.status(), status);
             assert_eq!(response.headers()[RETRY_AFTER], "1");
+            // The log says why payd turned somebody away.
+            let cause = response.extensions().get::<Cause>();
+            assert!(status != 503 || cause.is_some_and(|cause| !cause.0.is_empty()));
         }
     }
 }
