@@ -59,7 +59,7 @@ pub(super) fn location(payment: &Payment<'_>) -> String {
 pub(super) async fn list(call: Call) -> Result<Response, Reject> {
     let id = call.invoice_id()?;
     call.no_query()?;
-    let records = call.app().read(move |reader| reader.payments(&id)).await?;
+    let records = call.read(move |reader| reader.payments(&id)).await?;
     let records = records.ok_or_else(Reject::no_invoice)?;
     let payments = records
         .iter()
@@ -73,7 +73,7 @@ pub(super) async fn list(call: Call) -> Result<Response, Reject> {
 pub(super) async fn show(call: Call) -> Result<Response, Reject> {
     let id = call.payment_id()?;
     call.no_query()?;
-    let record = call.app().read(move |reader| reader.payment(id)).await?;
+    let record = call.read(move |reader| reader.payment(id)).await?;
     let record = record.ok_or_else(Reject::no_payment)?;
     Ok(json(&Payment::of(&record.invoice, &record.payment)))
 }

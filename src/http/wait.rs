@@ -104,7 +104,7 @@ async fn latest_payment(
         }
         look = false;
         let id = invoice.clone();
-        let read = call.app().read(move |reader| reader.latest_payment(&id));
+        let read = call.read(move |reader| reader.latest_payment(&id));
         let (status, latest) = read
             .await?
             .ok_or_else(|| Reject::internal("a paid invoice has no payment"))?;
@@ -132,7 +132,7 @@ async fn same_payment(
 ) -> Result<(PaymentRecord, bool), Reject> {
     let mut last_look = false;
     loop {
-        let record = call.app().read(move |reader| reader.payment(id)).await?;
+        let record = call.read(move |reader| reader.payment(id)).await?;
         let record = record.ok_or_else(|| Reject::internal("a kept answer's payment is gone"))?;
         let decided = !record.payment.state.is_open();
         if decided || last_look {
