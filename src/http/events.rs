@@ -35,6 +35,14 @@ const STREAM_SLICE: usize = 64;
 /// and so all streams that nobody reads hold a few MiB together.
 const STREAM_SLICE_BYTES: usize = 32 * 1024;
 
+/// Both, this many times, over the Unix socket: who catches up with a long log there is let to, and all
+/// its streams still hold little.
+const SOCKET_SLICES: usize = 4;
+
+/// Between two reads of a stream that has seen all there is. Under load each commit would wake each
+/// stream for a few events: the first of them goes out at once, and then what gathers in this time.
+const PACE: Duration = Duration::from_millis(10);
+
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Start {
@@ -121,8 +129,10 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
         Start::After(after) => after,
         Start::Now => 0,
     };
-    query.limit = if start == Start::Now { 1 } else { STREAM_SLICE };
-    query.bytes = Some(STREAM_SLICE_BYTES);
+    let slices = if call.over_unix() { SOCKET_SLICES } else { 1 };
+    let slice = slices * STREAM_SLICE;
+    query.limit = if start == Start::Now { 1 } else { slice };
+    query.bytes = Some(slices * STREAM_SLICE_BYTES);
     let probe = query.clone();
     let mut first = call.read(move |reader| reader.events(&probe)).await?;
     match start {
@@ -132,7 +142,7 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
             first.read_to = first.head;
         }
     }
-    query.limit = STREAM_SLICE;
+    query.limit = slice;
     let begins = match start {
         Start::After(after) => after,
         Start::Now => first.head,
@@ -180,6 +190,7 @@ impl Follower {
         let shutdown = self.call.shared.shutdown.clone();
         let mut slice = Some(first);
         let mut quiet_until = Instant::now() + HEARTBEAT;
+        let mut read_at = Instant::now();
         loop {
             let mut slice = match slice.take() {
                 Some(slice) => slice,
@@ -187,11 +198,12 @@ impl Follower {
                     // The last one is taken before the next is read: for who does not read, nothing is.
                     tokio::select! {
                         biased;
-                        () = shutdown.cancelled() => return Ok(()),
                         taken = sender.taken() => taken?,
+                        () = shutdown.cancelled() => return Ok(()),
                     }
                     // Marked as seen before the log is read: what comes after that wakes.
                     self.head.mark_unchanged();
+                    read_at = Instant::now();
                     let query = self.query.clone();
                     let read = self.call.read(move |reader| reader.events(&query));
                     read.await.map_err(|error| {
@@ -204,8 +216,8 @@ impl Follower {
                 let bytes = self.frames(std::mem::take(&mut slice.events));
                 tokio::select! {
                     biased;
-                    () = shutdown.cancelled() => return Ok(()),
                     sent = sender.send(bytes) => sent?,
+                    () = shutdown.cancelled() => return Ok(()),
                 }
                 quiet_until = Instant::now() + HEARTBEAT;
             }
@@ -234,6 +246,11 @@ impl Follower {
                         break;
                     }
                 }
+            }
+            // At the end what is there is still read, and sent if it is taken at once.
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep_until(read_at + PACE) => {}
             }
         }
     }
