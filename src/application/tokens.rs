@@ -14,6 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 
 use super::ports::{Random, Store, StoreError};
 use crate::api::Scope;
@@ -244,7 +245,11 @@ pub enum TokenRefusal {
 /// Those that may be found by their names in tokens: read with every request, replaced when one is
 /// made or revoked, before who asked for that is answered.
 #[derive(Debug, Default)]
-pub struct Tokens(RwLock<Known>);
+pub struct Tokens {
+    known: RwLock<Known>,
+    /// Rings when they are replaced, for those who go on for long.
+    replaced: watch::Sender<()>,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -268,20 +273,27 @@ impl Tokens {
             .iter()
             .map(|it| (it.id.clone(), Arc::clone(it)))
             .collect();
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Known { all, by_id };
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known { all, by_id };
+        self.replaced.send_replace(());
+    }
+
+    /// Tells when they are replaced, from here on.
+    #[must_use]
+    pub fn replaced(&self) -> watch::Receiver<()> {
+        self.replaced.subscribe()
     }
 
     /// All, revoked ones too, oldest first.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Token>> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.all.clone()
     }
 
     /// The one with this id, whatever it is good for.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<Arc<Token>> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.by_id.get(id).map(Arc::clone)
     }
 

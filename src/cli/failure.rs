@@ -262,6 +262,7 @@ pub(crate) fn exit_of(problem: &Problem<'_>) -> Exit {
         Code::MalformedRequest
         | Code::InvalidRequest
         | Code::BodyTooLarge
+        | Code::HeadersTooLarge
         | Code::UnsupportedMediaType => Exit::Usage,
         Code::Unauthenticated | Code::Forbidden => Exit::NotAllowed,
         Code::NotFound | Code::InvoiceNotFound | Code::PaymentNotFound => Exit::NotFound,
@@ -272,6 +273,7 @@ pub(crate) fn exit_of(problem: &Problem<'_>) -> Exit {
         | Code::IdempotencyKeyReused => Exit::Conflict,
         Code::RequestInProgress => Exit::Undecided,
         Code::MethodNotAllowed
+        | Code::RequestTimeout
         | Code::MisdirectedRequest
         | Code::RateLimited
         | Code::Internal
@@ -326,6 +328,7 @@ mod tests {
             (Code::InvoiceNotFound, 5),
             (Code::PaymentNotFound, 5),
             (Code::MethodNotAllowed, 1),
+            (Code::RequestTimeout, 1),
             (Code::InvoiceExists, 6),
             (Code::InvoiceCanceled, 6),
             (Code::InvoicePaid, 6),
@@ -337,6 +340,7 @@ mod tests {
             (Code::InvalidRequest, 2),
             (Code::IdempotencyKeyReused, 6),
             (Code::RateLimited, 1),
+            (Code::HeadersTooLarge, 2),
             (Code::Internal, 1),
             (Code::Unavailable, 1),
         ];

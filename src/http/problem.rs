@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use axum::http::{Response, StatusCode};
+use axum::http::{Method, Response, StatusCode};
 use axum::response::IntoResponse;
 
 use super::reply::to_json;
@@ -106,15 +106,19 @@ impl Reject {
         self.header(RETRY_AFTER, HeaderValue::from(seconds))
     }
 
-    /// payd was too slow about it. Whether something has happened is not known.
-    pub(super) fn too_slow(limit: Duration) -> Self {
+    /// payd was too slow about it. Whether something has happened is not known, where something could.
+    pub(super) fn too_slow(limit: Duration, method: &Method) -> Self {
+        let so = match method.is_safe() {
+            true => "Ask again after Retry-After.",
+            false => {
+                "Whether the request took effect is not known: send it again with the same \
+                 Idempotency-Key, or look."
+            }
+        };
+        let seconds = limit.as_secs();
         Self::new(
             Code::Unavailable,
-            format!(
-                "payd has not answered within {} s. Whether the request took effect is not known: send \
-                 it again with the same Idempotency-Key, or look.",
-                limit.as_secs()
-            ),
+            format!("payd has not answered within {seconds} s. {so}"),
         )
     }
 
@@ -176,6 +180,11 @@ impl Reject {
     /// The document.
     pub(super) fn problem(&self) -> &Problem<'static> {
         &self.0.problem
+    }
+
+    /// Why it failed inside payd, for the log; nothing where it did not.
+    pub(super) fn cause(&self) -> Option<&str> {
+        self.0.cause.as_deref()
     }
 
     /// The document's bytes.

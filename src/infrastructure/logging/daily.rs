@@ -1,16 +1,19 @@
 //! `payd.<date>.json`, a file a day (UTC), and a bounded number of them.
 //!
+//! tracing-appender writes the files. When one begins and which go is decided here: it would go by when a
+//! file was made, which a copied directory has wrong, and take others' files whose names only look alike.
 //! It removes nothing but files of exactly such names, the oldest by their names: whatever else lies in the
 //! directory is somebody's, and when a file was made is another time once it was copied. What cannot be written
 //! whole is taken back, so that a disk that was full leaves no half line in the file.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::Offset;
+use tracing_appender::rolling::{RollingFileAppender, Rotation};
 
 /// See the module.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ pub(super) struct Daily {
     files_max: usize,
     clock: fn() -> Timestamp,
     day: Date,
-    file: File,
+    file: RollingFileAppender,
     /// What was written whole.
     length: u64,
 }
@@ -81,7 +84,9 @@ impl Write for Daily {
             }
             Err(error) => {
                 // The half of it that was written, if any. Where this fails, too, the next line begins after it.
-                let _ = self.file.set_len(self.length);
+                let path = self.dir.join(name(self.day));
+                let whole = OpenOptions::new().write(true).open(path);
+                let _ = whole.and_then(|file| file.set_len(self.length));
                 Err(error)
             }
         }
@@ -92,14 +97,16 @@ impl Write for Daily {
     }
 }
 
-fn open(dir: &Path, day: Date) -> io::Result<(File, u64)> {
-    let mut options = OpenOptions::new();
-    let file = options
-        .append(true)
-        .create(true)
-        .open(dir.join(name(day)))?;
+fn open(dir: &Path, day: Date) -> io::Result<(RollingFileAppender, u64)> {
+    let path = dir.join(name(day));
+    // Whether it can be written, in the system's own words; and no directory is made for it.
+    let file = OpenOptions::new().append(true).create(true).open(&path)?;
     let length = file.metadata()?.len();
-    Ok((file, length))
+    let builder = RollingFileAppender::builder()
+        .rotation(Rotation::NEVER)
+        .filename_prefix(name(day));
+    let appender = builder.build(dir).map_err(io::Error::other)?;
+    Ok((appender, length))
 }
 
 fn day(now: Timestamp) -> Date {

@@ -259,6 +259,10 @@ fn not_lost(connection: &Connection, marked: &Position) -> Result<(), OpenError>
     Ok(())
 }
 
+/// What a reader keeps of the database's pages: 512 KiB, for the upper pages of the trees. There are up to
+/// 16 readers, and the rest is in the kernel's memory, once for all of them.
+const READER_CACHE: &str = "-512";
+
 /// Opens the database for reading only. It must exist.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     if !path.exists() {
@@ -267,6 +271,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     // Not SQLITE_OPEN_READ_ONLY: after a crash, reading needs to recover the WAL.
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     set(&connection, "query_only", "ON", "1")?;
+    set(&connection, "cache_size", READER_CACHE, READER_CACHE)?;
     Ok(connection)
 }
 

@@ -357,6 +357,56 @@ fn a_stream_ends_when_its_token_does() {
 }
 
 #[test]
+fn an_idle_stream_ends_at_once_when_its_token_is_revoked_or_expires() {
+    let daemon = Daemon::start();
+    make_token(&daemon, "other", &["read"]);
+    let open = |token: &str| {
+        let host = daemon.tcp.showing(Some(token));
+        host.open("GET", "/events", &[LINES], b"").unwrap()
+    };
+    let (_, token) = make_token(&daemon, "listener", &["read"]);
+    let mut stream = open(&token);
+    daemon
+        .unix
+        .post("/admin/tokens/other/revoke", "")
+        .expect(200);
+    daemon
+        .unix
+        .post("/invoices", r#"{"id":"seen","amount":1}"#)
+        .expect(201);
+    assert_eq!(
+        stream.json().unwrap()["subject"],
+        "seen",
+        "another's is another's"
+    );
+    daemon
+        .unix
+        .post("/admin/tokens/listener/revoke", "")
+        .expect(200);
+    // Its heartbeat would be an empty line.
+    assert_eq!(
+        stream.line().unwrap(),
+        None,
+        "it ends before its next heartbeat"
+    );
+
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
+    let body = json!({"name": "guest", "scopes": ["read"], "expires_at": soon.to_string()});
+    let made = daemon
+        .unix
+        .post("/admin/tokens", &body.to_string())
+        .expect(201);
+    let mut stream = open(made["token"].as_str().unwrap());
+    assert_eq!(stream.json().unwrap()["subject"], "seen");
+    assert_eq!(
+        stream.line().unwrap(),
+        None,
+        "it ends before its next heartbeat"
+    );
+    assert!(jiff::Timestamp::now() >= soon);
+}
+
+#[test]
 fn without_tokens_everyone_is_let_in_and_told_so_loudly() {
     for (setting, flag) in [
         (Some(("PAYD_SERVER__AUTH", "none")), "server.auth"),
