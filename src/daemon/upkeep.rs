@@ -167,7 +167,14 @@ pub(super) fn verify(args: &StoreArgs) -> ExitCode {
     match done {
         Ok(report) => tell(&path, &report),
         Err(UpkeepError::Stopped) => ExitCode::from(EXIT_INTERRUPTED),
-        Err(error) => fail(format_args!("{} was not verified: {error}", path.display())),
+        Err(error) => {
+            let (path, error) = (path.display().to_string(), error.to_string());
+            // Where it names the file itself, once is enough.
+            match error.contains(&path) {
+                true => fail(format_args!("nothing was verified: {error}")),
+                false => fail(format_args!("{path} was not verified: {error}")),
+            }
+        }
     }
 }
 
