@@ -48,6 +48,13 @@ pub(super) fn restore(args: &RestoreArgs) -> ExitCode {
         Ok(places) => places,
         Err(code) => return code,
     };
+    // Before anything is made for it.
+    if let Err(error) = std::fs::File::open(&args.file) {
+        return fail(format_args!(
+            "nothing was restored: the backup {} cannot be read: {error}",
+            args.file.display()
+        ));
+    }
     let there = places.data_dir.path.exists();
     if let Err(error) = places.make() {
         return fail(error);
@@ -56,7 +63,10 @@ pub(super) fn restore(args: &RestoreArgs) -> ExitCode {
     let lock = lock::acquire(&places.lock(), std::process::id(), jiff::Timestamp::now());
     let lock = match lock {
         Ok(lock) => lock,
-        Err(error) => return fail(error),
+        Err(error) => {
+            leave(&places, there);
+            return fail(format_args!("nothing was restored: {error}"));
+        }
     };
     let how = Restoring {
         now: wall(),
@@ -81,12 +91,17 @@ pub(super) fn restore(args: &RestoreArgs) -> ExitCode {
             if let Err(left) = lock.undo() {
                 complain(format_args!("{} stays: {left}", places.lock().display()));
             }
-            if !there {
-                // Only if it is empty: where it is not, it is not ours alone.
-                let _ = std::fs::remove_dir(&places.data_dir.path);
-            }
+            leave(&places, there);
             failed("nothing was restored", &error)
         }
+    }
+}
+
+/// Removes a directory that was made for nothing.
+fn leave(places: &Places, there: bool) {
+    if !there {
+        // Only if it is empty: where it is not, it is not ours alone.
+        let _ = std::fs::remove_dir(&places.data_dir.path);
     }
 }
 
@@ -152,7 +167,7 @@ pub(super) fn verify(args: &StoreArgs) -> ExitCode {
     match done {
         Ok(report) => tell(&path, &report),
         Err(UpkeepError::Stopped) => ExitCode::from(EXIT_INTERRUPTED),
-        Err(error) => fail(format_args!("{}: {error}", path.display())),
+        Err(error) => fail(format_args!("{} was not verified: {error}", path.display())),
     }
 }
 

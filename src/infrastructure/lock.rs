@@ -54,7 +54,10 @@ pub enum LockError {
         holder: String,
     },
     /// The file cannot be opened, locked or written.
-    #[error("the lock file {} cannot be used: {source}", path.display())]
+    #[error(
+        "the lock file {} cannot be used: {source}; see that its directory belongs to the user that payd runs as, and has \
+         room", path.display()
+    )]
     Unusable {
         /// The lock file.
         path: PathBuf,
@@ -117,13 +120,22 @@ fn try_acquire(path: &Path, pid: u32, since: Timestamp) -> Result<Option<Databas
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unusable(error)),
     }
-    file.set_len(0).map_err(unusable)?;
-    write!(file, "pid {pid}\nsince {since:.0}\n").map_err(unusable)?;
-    Ok(Some(DatabaseLock {
+    let noted = file
+        .set_len(0)
+        .and_then(|()| write!(file, "pid {pid}\nsince {since:.0}\n"));
+    let lock = DatabaseLock {
         _file: file,
         path: path.to_owned(),
         made,
-    }))
+    };
+    match noted {
+        Ok(()) => Ok(Some(lock)),
+        Err(source) => {
+            // On a full disk there is room for a name, and for nothing in it. Why it is full is what counts.
+            let _ = lock.undo();
+            Err(unusable(source))
+        }
+    }
 }
 
 /// "process 12, since 2026-01-02T03:04:05Z", or that it is not known: between taking the lock and writing

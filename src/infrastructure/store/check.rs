@@ -27,6 +27,7 @@ impl SqliteCheck {
     /// Where it cannot be opened.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let connection = open_reader(path)?;
+        schema::current(&connection)?;
         connection.execute_batch("BEGIN")?;
         Ok(Self { connection })
     }

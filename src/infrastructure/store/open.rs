@@ -119,6 +119,17 @@ pub enum OpenError {
         /// Which.
         version: usize,
     },
+    /// An older payd made it, and it is only to be read.
+    #[error(
+        "the database has schema {database}, of an older payd, and this one knows {payd}: start this payd on it once, which copies \
+         it first and brings it up to date, or use the older payd"
+    )]
+    Older {
+        /// The database's.
+        database: usize,
+        /// This binary's.
+        payd: usize,
+    },
     /// An index that invariant 4 stands on is gone.
     #[error(
         "the index {0}, which keeps invoices from being charged twice, is gone: somebody has changed the database; restore a backup"

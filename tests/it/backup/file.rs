@@ -291,7 +291,52 @@ fn a_database_is_never_overwritten_and_a_newer_one_not_even_opened() {
     let before = std::fs::read(&database).unwrap();
     let said = daemon.try_start_again().unwrap_err();
     assert!(said.contains("run the newer payd"), "{said}");
+    // Nor does an old payd vouch for it, or copy what it does not know.
+    let file = daemon.directory().join("newer.db");
+    for args in [&["verify"][..], &["backup", file.to_str().unwrap()]] {
+        let refused = daemon.payd(args);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(
+            err(&refused).contains("run the newer payd"),
+            "{}",
+            err(&refused)
+        );
+    }
+    assert!(!file.exists());
     assert!(std::fs::read(&database).unwrap() == before, "untouched");
+}
+
+#[test]
+fn what_is_for_another_payd_is_said_and_nothing_is_left_where_nothing_was_restored() {
+    let mut daemon = daemon();
+    daemon.stop();
+    let older = Connection::open(daemon.data().join("payd.db")).unwrap();
+    older
+        .execute_batch(
+            "DELETE FROM migrations WHERE version = (SELECT max(version) FROM migrations)",
+        )
+        .unwrap();
+    drop(older);
+    let file = daemon.directory().join("older.db");
+    for args in [&["verify"][..], &["backup", file.to_str().unwrap()]] {
+        let refused = daemon.payd(args);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(
+            err(&refused).contains("of an older payd"),
+            "{}",
+            err(&refused)
+        );
+    }
+    assert!(!file.exists());
+    // No directory is made for a backup that is not there.
+    let (output, directory) = restore(&daemon.directory().join("nowhere.db"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("nowhere.db cannot be read"),
+        "{}",
+        err(&output)
+    );
+    assert_eq!(names(directory.path()), [""; 0]);
 }
 
 #[test]
