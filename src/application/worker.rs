@@ -37,7 +37,7 @@ pub(super) async fn work<F, D>(
     let crew = |places| work_alone(engine, places, stop, &claim_up_to, &each);
     tokio::join!(crew(concurrency - second), async {
         if second > 0 {
-            crew(second).await
+            crew(second).await;
         }
     });
 }

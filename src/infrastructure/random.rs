@@ -32,7 +32,8 @@ thread_local! {
 impl Random for SystemRandom {
     fn fill(&self, bytes: &mut [u8]) {
         if bytes.len() > SHORT {
-            return fetch(bytes);
+            fetch(bytes);
+            return;
         }
         FETCHED_BYTES.with_borrow_mut(|fetched| {
             if fetched.left < bytes.len() {

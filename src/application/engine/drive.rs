@@ -136,7 +136,7 @@ impl<S: Store> Run<S> {
     /// # Errors
     /// Where the process must end.
     pub async fn run(mut self) -> Result<(), Fatal> {
-        let mut envelopes = Vec::with_capacity(BATCH_MAX);
+        let mut envelopes = Vec::new();
         loop {
             let wait = self.engine.sleep().unwrap_or(Duration::MAX);
             // A timeout is a reason to run, too: something is due.
@@ -144,9 +144,8 @@ impl<S: Store> Run<S> {
             if let Ok(0) = tokio::time::timeout(wait, received).await {
                 return Ok(());
             }
-            // As long as it is and no longer: room for the longest would be a large allocation each time.
-            let batch = envelopes.drain(..).collect();
-            self.engine.run(batch)?;
+            // It grows as it has to: room for the longest would be a large allocation each time.
+            self.engine.run(std::mem::take(&mut envelopes))?;
         }
     }
 }
