@@ -409,7 +409,7 @@ _payd() {
             return 0
             ;;
         payd__subcmd__restore)
-            opts="-h --pause --config --data-dir --help"
+            opts="-h --pause --keep-tokens --config --data-dir --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

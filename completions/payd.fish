@@ -64,6 +64,7 @@ complete -c payd -n "__fish_payd_using_subcommand backup" -s h -l help -d 'Print
 complete -c payd -n "__fish_payd_using_subcommand restore" -l config -d 'The settings file [default: ~/.config/payd/payd.toml, else /etc/payd/payd.toml]' -r -F
 complete -c payd -n "__fish_payd_using_subcommand restore" -l data-dir -d 'Where the database lies [default: ~/.local/share/payd]' -r -F
 complete -c payd -n "__fish_payd_using_subcommand restore" -l pause -d 'Send nothing before an operator says so: POST /admin/resume'
+complete -c payd -n "__fish_payd_using_subcommand restore" -l keep-tokens -d 'Leave tokens as good as they were, where none was revoked since the backup'
 complete -c payd -n "__fish_payd_using_subcommand restore" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c payd -n "__fish_payd_using_subcommand verify" -l config -d 'The settings file [default: ~/.config/payd/payd.toml, else /etc/payd/payd.toml]' -r -F
 complete -c payd -n "__fish_payd_using_subcommand verify" -l data-dir -d 'Where the database lies [default: ~/.local/share/payd]' -r -F

@@ -33,10 +33,13 @@ impl Wire {
         self.received.clear();
         let (head, length) = loop {
             if let Some(head) = find(&self.received, b"\r\n\r\n") {
-                let length = length(&self.received[..head]).ok_or_else(|| broken("no length"))?;
-                break (head + 4, length);
+                break (head + 4, length(&self.received[..head]));
             }
             self.more().await?;
+        };
+        let length = match length {
+            Some(length) => length,
+            None => self.chunks(head).await?,
         };
         while self.received.len() < head + length {
             self.more().await?;
@@ -51,6 +54,29 @@ impl Wire {
             status,
             body: &self.received[head..head + length],
         })
+    }
+
+    /// The length of a body in chunks (RFC 9112, 7.1), with their sizes: a list that comes in pieces.
+    async fn chunks(&mut self, head: usize) -> io::Result<usize> {
+        let mut at = head;
+        loop {
+            let line = find(&self.received[at..], b"\r\n");
+            let Some(line) = line else {
+                self.more().await?;
+                continue;
+            };
+            let size = std::str::from_utf8(&self.received[at..at + line]).ok();
+            let size = size.and_then(|it| usize::from_str_radix(it, 16).ok());
+            let size = size.ok_or_else(|| broken("neither a length nor chunks"))?;
+            // The size's line, and what ends a chunk; after the last one, an empty trailer.
+            at += line + 2 + size + 2;
+            while self.received.len() < at {
+                self.more().await?;
+            }
+            if size == 0 {
+                return Ok(at - head);
+            }
+        }
     }
 
     async fn more(&mut self) -> io::Result<()> {

@@ -70,13 +70,14 @@ macro_rules! codes {
 }
 
 codes! {
-    MalformedRequest 400 "malformed_request" "The request is not JSON";
+    MalformedRequest 400 "malformed_request" "The request cannot be read";
     Unauthenticated 401 "unauthenticated" "No valid token";
     Forbidden 403 "forbidden" "Not allowed";
     NotFound 404 "not_found" "No such route";
     InvoiceNotFound 404 "invoice_not_found" "No such invoice";
     PaymentNotFound 404 "payment_not_found" "No such payment";
     MethodNotAllowed 405 "method_not_allowed" "The route does not take this method";
+    RequestTimeout 408 "request_timeout" "The request did not arrive in time";
     InvoiceExists 409 "invoice_exists" "Another invoice has this id";
     InvoiceCanceled 409 "invoice_canceled" "The invoice is canceled";
     InvoicePaid 409 "invoice_paid" "The invoice is paid";
@@ -88,6 +89,7 @@ codes! {
     InvalidRequest 422 "invalid_request" "The request is not valid";
     IdempotencyKeyReused 422 "idempotency_key_reused" "The key was used for another request";
     RateLimited 429 "rate_limited" "Too many requests";
+    HeadersTooLarge 431 "headers_too_large" "The headers are too large";
     Internal 500 "internal" "payd failed";
     Unavailable 503 "unavailable" "payd cannot take this now";
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::domain::{PaymentState, Timestamp};
 
 use super::app::App;
-use super::gate::Shut;
+use super::gate::{Closure, Shut};
 use super::ports::{Gateway, Probe, Reader, StoreError, Tally};
 use super::upkeep::Measures;
 
@@ -136,12 +136,12 @@ impl App {
         let name = around.gateway.name();
         let probe = tokio::time::timeout(around.timeout, around.gateway.probe()).await;
         match probe {
-            Ok(Probe::Usable) => Check::ok("gateway", format!("{name} answers")),
+            Ok(Probe::Usable) => answers(name, self.engine().closure().as_ref()),
             Ok(Probe::Refused { reason }) => Check::bad(
                 "gateway",
                 Verdict::Fail,
                 format!("{name} does not let payd in: {reason}"),
-                "see to payd's token there (gateway.http.token_file), then POST /admin/resume",
+                "see to payd's token there (gateway.http.token_file); sending goes on by itself then",
             ),
             Ok(Probe::Unreachable { reason }) => unreachable(name, &reason),
             Err(_) => unreachable(name, &format!("no answer within {:?}", around.timeout)),
@@ -154,20 +154,62 @@ impl App {
                 "sending",
                 Verdict::Warn,
                 "an operator has paused it: payments wait",
-                "POST /admin/resume on the socket goes on",
+                format!("{} goes on", self.resume()),
             );
         }
         match self.engine().closure() {
             None => Check::ok("sending", "payments are sent when they are due"),
             Some(closure) => {
-                let advice = match closure.why {
-                    Shut::Refused => "see to payd's token there, then POST /admin/resume",
-                    Shut::Unreachable => "it goes on by itself when the gateway answers",
+                let why = match closure.why {
+                    Shut::Refused => "the gateway did not let payd in",
+                    Shut::Unreachable => "the gateway did not answer",
                 };
-                let detail = format!("held back since {}: {}", closure.since, closure.reason);
-                Check::bad("sending", Verdict::Fail, detail, advice)
+                Check::bad(
+                    "sending",
+                    Verdict::Fail,
+                    format!("held back since {}: {why}", closure.since),
+                    format!(
+                        "payd asks the gateway again within a minute; {} sends at once",
+                        self.resume()
+                    ),
+                )
             }
         }
+    }
+
+    /// The command that lets payments go on.
+    fn resume(&self) -> String {
+        let socket = self.overview().listeners.iter();
+        match socket.filter_map(|url| url.strip_prefix("unix://")).next() {
+            Some(path) => format!(
+                "`curl -X POST --unix-socket '{}' http://localhost/admin/resume`",
+                path.replace('\'', r"'\''")
+            ),
+            None => "POST /admin/resume".to_owned(),
+        }
+    }
+}
+
+/// A gateway that answers a question. Where sending is held back all the same, the two are not told as if they
+/// knew nothing of each other.
+fn answers(name: &str, closure: Option<&Closure>) -> Check {
+    let Some(closure) = closure else {
+        return Check::ok("gateway", format!("{name} answers"));
+    };
+    let reason = &closure.reason;
+    match closure.why {
+        Shut::Refused => Check::bad(
+            "gateway",
+            Verdict::Fail,
+            format!("{name} answers a question now, but did not let payd in before: {reason}"),
+            "see to what payd's token may do there (gateway.http.token_file): asking may be allowed, and charging not",
+        ),
+        Shut::Unreachable => Check::bad(
+            "gateway",
+            Verdict::Warn,
+            format!("{name} answers a question now, but gave payments no answer before: {reason}"),
+            "where it goes on so, see to the gateway: it may answer questions, and no charges",
+        ),
     }
 }
 
@@ -323,6 +365,11 @@ mod tests {
             needs_attention: 2,
             ..Tally::default()
         };
+        let shut = |why| Closure {
+            why,
+            reason: "401".to_owned(),
+            since: at(0),
+        };
         let rows = [
             (database(true, sound), ok),
             (database(false, sound), fail),
@@ -377,6 +424,9 @@ mod tests {
             (clock(at(6_000), at(0)), warn),
             (clock(at(0), at(6_000)), warn),
             (settings(Ok("f".to_owned())), ok),
+            (answers("http", None), ok),
+            (answers("http", Some(&shut(Shut::Refused))), fail),
+            (answers("http", Some(&shut(Shut::Unreachable))), warn),
             (settings(Err("line 3".to_owned())), fail),
         ];
         for (check, verdict) in rows {

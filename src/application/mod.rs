@@ -29,7 +29,7 @@ mod verify;
 pub use app::{App, Overview};
 pub use bus::{Bell, Bus};
 pub use doctor::{Check, Surroundings, Verdict};
-pub use engine::{Engine, EngineHandle, Fatal, Policy, Run, spawn};
+pub use engine::{Engine, EngineHandle, Fatal, Policy, Run, Telling, spawn};
 pub use event_log::{DecodeError, Decoded, EventRecord, chain, decode, first_digest};
 pub use gate::{Closure, Shut};
 pub use metrics::{Answered, Appended, Counters, Decided, GatewayCall, Metrics, Standing};
@@ -44,7 +44,7 @@ pub use tokens::{
 pub use trace::{Span, SpanKind, SpanStart, Tracer};
 pub use upkeep::{Backup, Measures, Progress, Stage, Upkeep, UpkeepError, Watch};
 pub use verify::{
-    Finding as VerifyFinding, LogRow, Report, TableRow, VerifySource, is_what_its_events_say,
-    verify, verify_watched,
+    Finding as VerifyFinding, LogRow, Report, TableRow, TokenRow, VerifySource,
+    is_what_its_events_say, verify, verify_watched,
 };
 pub use working_set::{Entry, WorkingSet};

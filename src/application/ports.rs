@@ -2,6 +2,7 @@
 //! the whole of it runs just as well on virtual time, a seed and a model gateway.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -413,11 +414,16 @@ pub trait Reader: Send + Sync {
     /// Where it cannot be read.
     fn invoice(&self, id: &InvoiceId) -> Result<Option<InvoiceRecord>, StoreError>;
 
-    /// A page of invoices.
+    /// Invoices in their order, one by one, until there are no more or `each` has enough: however many
+    /// match, one is in memory.
     ///
     /// # Errors
     /// Where they cannot be read.
-    fn invoices(&self, query: InvoiceQuery) -> Result<Vec<InvoiceRecord>, StoreError>;
+    fn invoices(
+        &self,
+        query: InvoiceQuery,
+        each: &mut dyn FnMut(InvoiceRecord) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
 
     /// One payment.
     ///

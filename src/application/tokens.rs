@@ -14,6 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::sync::watch;
 
 use super::ports::{Random, Store, StoreError};
 use crate::api::Scope;
@@ -26,7 +27,7 @@ pub const ADMIN: &str = "admin";
 pub const LIVE_MAX: usize = 1000;
 
 const PREFIX: &str = "payd_";
-const ID_LEN: usize = 8;
+pub(super) const ID_LEN: usize = 8;
 /// 62^43 is just more than 2^256.
 const RANDOM_LEN: usize = 43;
 const CHECK_LEN: usize = 6;
@@ -61,9 +62,8 @@ impl Secret {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let rest = text.strip_prefix(PREFIX)?;
-        let word = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric());
         let (id, random) = rest.split_once('_')?;
-        let whole = text.len() == TOKEN_LEN && id.len() == ID_LEN && word(id) && word(random);
+        let whole = text.len() == TOKEN_LEN && id.len() == ID_LEN && is_word(id) && is_word(random);
         let (body, end) = text.split_at_checked(TOKEN_LEN - CHECK_LEN)?;
         (whole && check(body) == end).then(|| Self(text.to_owned()))
     }
@@ -85,6 +85,11 @@ impl Secret {
     pub fn reveal(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether it has letters and digits only.
+pub(super) fn is_word(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 fn push_random(text: &mut String, count: usize, random: &dyn Random) {
@@ -240,7 +245,11 @@ pub enum TokenRefusal {
 /// Those that may be found by their names in tokens: read with every request, replaced when one is
 /// made or revoked, before who asked for that is answered.
 #[derive(Debug, Default)]
-pub struct Tokens(RwLock<Known>);
+pub struct Tokens {
+    known: RwLock<Known>,
+    /// Rings when they are replaced, for those who go on for long.
+    replaced: watch::Sender<()>,
+}
 
 #[derive(Debug, Default)]
 struct Known {
@@ -264,20 +273,27 @@ impl Tokens {
             .iter()
             .map(|it| (it.id.clone(), Arc::clone(it)))
             .collect();
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Known { all, by_id };
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known { all, by_id };
+        self.replaced.send_replace(());
+    }
+
+    /// Tells when they are replaced, from here on.
+    #[must_use]
+    pub fn replaced(&self) -> watch::Receiver<()> {
+        self.replaced.subscribe()
     }
 
     /// All, revoked ones too, oldest first.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Token>> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.all.clone()
     }
 
     /// The one with this id, whatever it is good for.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<Arc<Token>> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.by_id.get(id).map(Arc::clone)
     }
 

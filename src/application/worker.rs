@@ -20,12 +20,34 @@ pub(super) const RESUBMIT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Claims work and has each piece done, `concurrency` at once, until `stop`; then waits for what
 /// has begun. The daemon submits [`Action::StopClaims`] after `stop`, so that no claim waits on.
+///
+/// Two crews share the places: while one takes what it was given, the claim of the other stands with the
+/// engine, so that what a batch requests is claimed in that batch and written once.
 pub(super) async fn work<F, D>(
     engine: &EngineHandle,
     concurrency: usize,
     stop: &CancellationToken,
     claim_up_to: impl Fn(usize) -> Action,
     each: F,
+) where
+    F: Fn(ChargeRequest) -> D,
+    D: Future<Output = ()> + Send + 'static,
+{
+    let second = concurrency / 2;
+    let crew = |places| work_alone(engine, places, stop, &claim_up_to, &each);
+    tokio::join!(crew(concurrency - second), async {
+        if second > 0 {
+            crew(second).await;
+        }
+    });
+}
+
+async fn work_alone<F, D>(
+    engine: &EngineHandle,
+    concurrency: usize,
+    stop: &CancellationToken,
+    claim_up_to: &impl Fn(usize) -> Action,
+    each: &F,
 ) where
     F: Fn(ChargeRequest) -> D,
     D: Future<Output = ()> + Send + 'static,

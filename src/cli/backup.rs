@@ -59,11 +59,15 @@ pub(crate) async fn run(arguments: Arguments, context: &mut Context) -> Outcome 
             context.out.raw(said.to_string().as_bytes())?;
         }
         Format::Name => context.out.line(&crate::cli::text::clean(&file))?,
-        Format::Table => context.out.lines(&pairs(&[
-            ("file", Cell::new(&file)),
-            ("bytes", Cell::new(&bytes.to_string())),
-            ("verified", Cell::new("yes")),
-        ]))?,
+        Format::Table => {
+            let rows = [
+                ("file", Cell::new(&file)),
+                ("bytes", Cell::new(&bytes.to_string())),
+                ("verified", Cell::new("yes")),
+            ];
+            let width = context.out.width();
+            context.out.lines(&pairs(&rows, width))?;
+        }
     }
     Ok(Exit::Done)
 }

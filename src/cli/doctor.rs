@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 use crate::cli::context::{Context, read, succeeded};
 use crate::cli::failure::{Exit, Failure, Outcome};
 use crate::cli::output::Format;
-use crate::cli::text::{clean, styled};
+use crate::cli::text::{clean, styled, wrap_prose};
 use crate::client::Request;
 
 /// Others than owner and group.
 const OTHERS: u32 = 0o007;
+/// Columns of the longest verdict.
+const VERDICT: usize = 4;
 /// Anybody but the owner.
 const NOT_OWNER: u32 = 0o077;
 
@@ -94,6 +96,7 @@ fn tell(checks: &[Check], context: &mut Context) -> Outcome<()> {
     }
     let width = checks.iter().map(|check| check.name.len()).max();
     let width = width.unwrap_or(0);
+    let columns = out.width();
     for check in checks {
         if out.format == Format::Name {
             if check.verdict != "ok" {
@@ -106,11 +109,21 @@ fn tell(checks: &[Check], context: &mut Context) -> Outcome<()> {
             "warn" => AnsiColor::Yellow,
             _ => AnsiColor::Red,
         };
-        let verdict = styled(&format!("{:4}", check.verdict), colour.on_default().bold());
-        let (name, detail) = (clean(&check.name), clean(&check.detail));
-        out.line(&format!("{verdict}  {name:width$}  {detail}"))?;
+        let verdict = styled(
+            &format!("{:VERDICT$}", check.verdict),
+            colour.on_default().bold(),
+        );
+        let indent = " ".repeat(VERDICT + 2 + width + 2);
+        let said = |text: &str| wrap_prose(&format!("{indent}{}", clean(text)), columns, &indent);
+        for (number, line) in said(&check.detail).iter().enumerate() {
+            let text = line.get(indent.len()..).unwrap_or_default();
+            match number {
+                0 => out.line(&format!("{verdict}  {:width$}  {text}", clean(&check.name)))?,
+                _ => out.line(line)?,
+            }
+        }
         if let Some(advice) = &check.advice {
-            out.line(&format!("      {:width$}  {}", "", clean(advice)))?;
+            out.lines(&said(advice))?;
         }
     }
     Ok(())

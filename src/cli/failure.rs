@@ -204,9 +204,7 @@ impl Failure {
                     }
                     Error::Connect { .. } => "tip: is it running? `payd serve` starts it",
                     #[cfg(feature = "tls")]
-                    Error::Untrusted { .. } => {
-                        "tip: --cacert names the certificates to trust; http:// has none"
-                    }
+                    Error::Untrusted { why, .. } => &format!("tip: {}", clean(&why.to_do)),
                     Error::Denied { .. } => {
                         "tip: join the group that owns the socket, or use http:// and --token-file"
                     }
@@ -264,6 +262,7 @@ pub(crate) fn exit_of(problem: &Problem<'_>) -> Exit {
         Code::MalformedRequest
         | Code::InvalidRequest
         | Code::BodyTooLarge
+        | Code::HeadersTooLarge
         | Code::UnsupportedMediaType => Exit::Usage,
         Code::Unauthenticated | Code::Forbidden => Exit::NotAllowed,
         Code::NotFound | Code::InvoiceNotFound | Code::PaymentNotFound => Exit::NotFound,
@@ -274,6 +273,7 @@ pub(crate) fn exit_of(problem: &Problem<'_>) -> Exit {
         | Code::IdempotencyKeyReused => Exit::Conflict,
         Code::RequestInProgress => Exit::Undecided,
         Code::MethodNotAllowed
+        | Code::RequestTimeout
         | Code::MisdirectedRequest
         | Code::RateLimited
         | Code::Internal
@@ -328,6 +328,7 @@ mod tests {
             (Code::InvoiceNotFound, 5),
             (Code::PaymentNotFound, 5),
             (Code::MethodNotAllowed, 1),
+            (Code::RequestTimeout, 1),
             (Code::InvoiceExists, 6),
             (Code::InvoiceCanceled, 6),
             (Code::InvoicePaid, 6),
@@ -339,6 +340,7 @@ mod tests {
             (Code::InvalidRequest, 2),
             (Code::IdempotencyKeyReused, 6),
             (Code::RateLimited, 1),
+            (Code::HeadersTooLarge, 2),
             (Code::Internal, 1),
             (Code::Unavailable, 1),
         ];

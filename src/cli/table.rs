@@ -4,7 +4,7 @@
 use anstyle::Style;
 use unicode_width::UnicodeWidthStr;
 
-use crate::cli::text::clean;
+use crate::cli::text::{clean, wrap};
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -160,26 +160,32 @@ impl Table {
     }
 }
 
-/// Names and values below each other.
-pub(crate) fn pairs(pairs: &[(&str, Cell)]) -> Vec<String> {
+/// Names and values below each other; a value that is too long for its line goes on below itself.
+pub(crate) fn pairs(pairs: &[(&str, Cell)], width_max: Option<usize>) -> Vec<String> {
     let width = pairs
         .iter()
         .map(|(name, _)| name.width())
         .max()
         .unwrap_or(0);
     let dim = Style::new().dimmed();
-    pairs
-        .iter()
-        .map(|(name, value)| {
-            let pad = " ".repeat(width.saturating_sub(name.width()) + GAP);
-            let style = value.style;
-            format!(
-                "{dim}{}{dim:#}{pad}{style}{}{style:#}",
-                clean(name),
-                value.text
-            )
-        })
-        .collect()
+    let indent = " ".repeat(width + GAP);
+    let mut lines = Vec::with_capacity(pairs.len());
+    for (name, value) in pairs {
+        let room = format!("{indent}{}", value.text);
+        let style = value.style;
+        for (number, line) in wrap(&room, width_max, &indent).iter().enumerate() {
+            let text = line.get(indent.len()..).unwrap_or_default();
+            let lead = match number {
+                0 => {
+                    let pad = " ".repeat(width.saturating_sub(name.width()) + GAP);
+                    format!("{dim}{}{dim:#}{pad}", clean(name))
+                }
+                _ => indent.clone(),
+            };
+            lines.push(format!("{lead}{style}{text}{style:#}"));
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -209,6 +215,19 @@ mod tests {
             "ID   AMOUNT  NOTE\n漢        1  xy\nabc     100  "
         );
         assert_eq!(plain(&table.lines(&[row("d", "2", "z")])), "d         2  z");
+    }
+
+    #[test]
+    fn a_long_value_goes_on_below_itself() {
+        let rows = [("a", Cell::new("one two three")), ("bcd", Cell::new("x"))];
+        assert_eq!(
+            plain(&pairs(&rows, Some(12))),
+            "a    one two\n     three\nbcd  x"
+        );
+        assert_eq!(plain(&pairs(&rows, None)), "a    one two three\nbcd  x");
+        // There to be copied.
+        let long = [("a", Cell::new("abc abcdefghijkl"))];
+        assert_eq!(plain(&pairs(&long, Some(8))), "a  abc\n   abcdefghijkl");
     }
 
     #[test]

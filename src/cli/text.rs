@@ -7,7 +7,7 @@ use anstream::adapter::strip_str;
 use anstyle::{AnsiColor, Style};
 use iso_currency::Currency;
 use jiff::Timestamp;
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Text from outside without what steers a terminal: control characters and those that turn the
 /// direction of writing. Line ends and tabs become spaces.
@@ -122,8 +122,18 @@ pub(crate) fn styled(text: &str, style: Style) -> String {
 }
 
 /// Breaks text into lines of at most this width at its spaces; the lines after the first begin
-/// with the indent. A word that is too long stays whole, since it is there to be copied.
+/// with the indent. A word that is too long stays whole, since it is there to be copied: an id, a path. Where it is
+/// not ASCII it is prose of a language that writes without spaces.
 pub(crate) fn wrap(text: &str, width: Option<usize>, indent: &str) -> Vec<String> {
+    broken(text, width, indent, false)
+}
+
+/// The same for prose from outside: of that, a word that is too long is broken, too.
+pub(crate) fn wrap_prose(text: &str, width: Option<usize>, indent: &str) -> Vec<String> {
+    broken(text, width, indent, true)
+}
+
+fn broken(text: &str, width: Option<usize>, indent: &str, words_too: bool) -> Vec<String> {
     let Some(width) = width else {
         return vec![text.to_owned()];
     };
@@ -139,8 +149,21 @@ pub(crate) fn wrap(text: &str, width: Option<usize>, indent: &str) -> Vec<String
         if !empty {
             line.push(' ');
         }
-        line.push_str(word);
         empty = false;
+        let whole = !words_too && word.is_ascii();
+        if whole || seen(&line) + seen(word) <= width {
+            line.push_str(word);
+            continue;
+        }
+        // However narrow it is, a line has one character.
+        let mut fresh = true;
+        for c in word.chars() {
+            if !fresh && seen(&line) + c.width().unwrap_or(0) > width {
+                lines.push(std::mem::replace(&mut line, indent.to_owned()));
+            }
+            line.push(c);
+            fresh = false;
+        }
     }
     lines.push(line);
     lines
@@ -221,6 +244,10 @@ mod tests {
         assert_eq!(wrapped, ["  one two", "    three"]);
         assert_eq!(wrap("  a b", None, ""), ["  a b"]);
         assert_eq!(wrap("abcdefgh i", Some(4), "  "), ["abcdefgh", "  i"]);
+        let prose = wrap_prose("  a bcdefgh ij", Some(5), "  ");
+        assert_eq!(prose, ["  a", "  bcd", "  efg", "  h", "  ij"]);
+        assert_eq!(wrap_prose("漢漢漢", Some(4), ""), ["漢漢", "漢"]);
+        assert_eq!(wrap_prose("abc", Some(1), "  "), ["a", "  b", "  c"]);
     }
 
     #[test]

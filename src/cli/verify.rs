@@ -26,6 +26,8 @@ struct Verdict {
     ok: bool,
     events: u64,
     invoices: u64,
+    /// A payd before this payctl does not say.
+    tokens: Option<u64>,
     found: u64,
     findings: Vec<Finding>,
 }
@@ -62,8 +64,14 @@ pub(crate) async fn run(_: Arguments, context: &mut Context) -> Outcome {
                 count(verdict.events, "event"),
                 count(verdict.invoices, "invoice"),
             );
+            let tokens = match verdict.tokens {
+                Some(tokens) => format!(", {}", count(tokens, "token")),
+                None => String::new(),
+            };
             let said = match verdict.ok {
-                true => format!("ok: {events} in an unbroken chain; {invoices} as the events say"),
+                true => format!(
+                    "ok: {events} in an unbroken chain; {invoices} as the events say{tokens}"
+                ),
                 false => format!(
                     "{} in {events} and {invoices}",
                     count(verdict.found, "finding")

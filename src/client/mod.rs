@@ -57,8 +57,11 @@ pub(crate) enum Error {
     Connect { host: String, source: io::Error },
     /// It takes connections, and does not show that it is the one.
     #[cfg(feature = "tls")]
-    #[error("no secure connection to payd at {host}: {source}")]
-    Untrusted { host: String, source: io::Error },
+    #[error("no secure connection to payd at {host}: {}", .why.what)]
+    Untrusted {
+        host: String,
+        why: crate::trust::Why,
+    },
     /// The connection ended before the answer.
     #[error("the connection to payd at {host} broke: {reason}")]
     Broken {
@@ -456,9 +459,9 @@ impl Client {
         let secured = tls::secure(stream, name, self.cacert.as_deref());
         match timeout(CONNECT_TIMEOUT, secured).await {
             Ok(Ok(stream)) => handshake(host, stream).await,
-            Ok(Err(source)) => Err(Error::Untrusted {
+            Ok(Err(why)) => Err(Error::Untrusted {
                 host: host.to_string(),
-                source,
+                why,
             }),
             Err(_) => Err(refused(host, io::ErrorKind::TimedOut.into())),
         }

@@ -70,6 +70,8 @@ pub enum Command {
             since. Where such a payment has failed, no other attempt follows by itself; its invoice needs \
             attention. What was canceled after the backup was made is not known any more, so cancel it again; \
             --pause leaves the time to. Readers of events must start anew: the source of events is another.\n\n\
+            All its tokens are revoked, the admin's too, of which payd writes another when it starts: the backup \
+            does not know which were revoked since, and those would be good again. --keep-tokens keeps them.\n\n\
             Make sure that the payd which the backup is from does not run any more, here or elsewhere.",
         after_help = "Examples:\n  \
             payd restore /backup/payd-2026-01-02.db\n  \
@@ -163,6 +165,9 @@ pub struct RestoreArgs {
     /// Send nothing before an operator says so: POST /admin/resume
     #[arg(long)]
     pub pause: bool,
+    /// Leave tokens as good as they were, where none was revoked since the backup
+    #[arg(long)]
+    pub keep_tokens: bool,
     /// Which database.
     #[command(flatten)]
     pub store: StoreArgs,
@@ -216,7 +221,7 @@ mod tests {
             "payd config show --data-dir d --listen 127.0.0.1:0",
             "payd verify --data-dir d",
             "payd backup f --data-dir d",
-            "payd restore f --data-dir d --config c --pause",
+            "payd restore f --data-dir d --config c --pause --keep-tokens",
             "payd openapi",
         ] {
             assert!(parse(line).is_ok(), "{line}");

@@ -76,7 +76,7 @@ pub(super) fn config_check(args: &SettingsArgs) -> ExitCode {
 pub(super) fn source(loaded: &Loaded) -> String {
     match &loaded.file {
         Some(file) => file.display().to_string(),
-        None => "there is no settings file; flags, environment and defaults hold".to_owned(),
+        None => "no settings file: flags, environment and defaults hold".to_owned(),
     }
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +58,9 @@ const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 /// has few cores: more threads would only be more memory.
 const READ_THREADS_MAX: usize = 16;
 
+/// The same for what comes over TCP, which has few reads at a time; beside them a backup or a check.
+const TCP_READ_THREADS_MAX: usize = 6;
+
 /// How often kept answers are looked through for old ones.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -91,13 +95,38 @@ pub(super) fn run(args: &SettingsArgs) -> ExitCode {
                 Ok(parts) => parts,
                 Err(code) => return code,
             };
-            let code = runtime.block_on(serve(parts, args));
+            let tcp = match tcp_runtime(&parts.listeners) {
+                Ok(tcp) => tcp,
+                Err(error) => {
+                    return fail(format_args!("the runtime of TCP does not start: {error}"));
+                }
+            };
+            let of_tcp = tcp.as_ref().unwrap_or(&runtime).handle().clone();
+            let code = runtime.block_on(serve(parts, of_tcp, args));
             // What has not ended within the grace time is cut off here.
+            if let Some(tcp) = tcp {
+                tcp.shutdown_background();
+            }
             runtime.shutdown_background();
             code
         }
         Err(error) => fail(format_args!("the runtime does not start: {error}")),
     }
+}
+
+/// A runtime of TCP's own, where payd listens on it. All that comes over TCP, however much it is, has
+/// threads that are not those of the socket and of the work on payments: those are woken when there is
+/// something for them, and the kernel lets who has slept go first.
+fn tcp_runtime(listeners: &Bound) -> std::io::Result<Option<Runtime>> {
+    if listeners.tcp.is_none() {
+        return Ok(None);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(TCP_READ_THREADS_MAX)
+        .thread_name("payd-tcp")
+        .enable_all()
+        .build();
+    runtime.map(Some)
 }
 
 /// What is there before the first request: all of it, or nothing has been touched but the places.
@@ -282,7 +311,7 @@ fn bind(settings: &Settings, places: &Places, passed: Passed) -> Result<Bound, E
     })
 }
 
-async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
+async fn serve(parts: Parts, of_tcp: Handle, args: &SettingsArgs) -> ExitCode {
     let Parts {
         settings,
         places,
@@ -349,7 +378,7 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         wall: Box::new(|| Timestamp::from_millis(jiff::Timestamp::now().as_millisecond())),
     });
 
-    let (listeners, tls) = match to_tokio(unix, tcp) {
+    let (listeners, tls) = match to_tokio(unix, tcp, &of_tcp) {
         Ok(both) => both,
         Err(error) => return fail(format_args!("a listening socket cannot be used: {error}")),
     };
@@ -361,7 +390,10 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
         );
     }
     let app = Arc::new(app);
-    let serving = http::serve(Arc::clone(&app), listeners, options, stop.clone());
+    let serving = {
+        let (app, stop) = (Arc::clone(&app), stop.clone());
+        async move { http::serve(app, listeners, &of_tcp, options, stop).await }
+    };
     let mut server = tokio::spawn(serving);
     let mut workers = start_workers(&settings, &handle, &gateway, &clock, &stop);
     tokio::spawn(expire_answers(handle.clone(), stop.clone()));
@@ -419,8 +451,13 @@ async fn serve(parts: Parts, args: &SettingsArgs) -> ExitCode {
 
 /// The engine has a thread to itself, since it blocks while it commits. Where it cannot go on, the
 /// process ends there and then: nothing else may reach the world (invariant 11).
-fn start_engine(run: Run<SqliteStore>) -> oneshot::Receiver<()> {
+fn start_engine(mut run: Run<SqliteStore>) -> oneshot::Receiver<()> {
     let (ended, wait) = oneshot::channel();
+    let telling = run.tell_elsewhere();
+    let teller = std::thread::Builder::new()
+        .name("teller".to_owned())
+        .spawn(move || telling.run())
+        .unwrap_or_else(|error| end(&format!("the thread for log lines does not start: {error}")));
     let body = move || {
         let _guard = EndOnPanic;
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -432,6 +469,10 @@ fn start_engine(run: Run<SqliteStore>) -> oneshot::Receiver<()> {
         };
         if let Err(fatal) = result {
             end(&fatal.to_string());
+        }
+        // What was committed is told before payd says that it has stopped.
+        if teller.join().is_err() {
+            tracing::error!("the thread for log lines panicked; this is a mistake in payd");
         }
         let _ = ended.send(());
     };
@@ -613,12 +654,16 @@ fn reload(args: &SettingsArgs, logs: &Logs, tls: Option<&access::tls::Source>) {
 fn to_tokio(
     unix: std::os::unix::net::UnixListener,
     tcp: Option<Tcp>,
+    of_tcp: &Handle,
 ) -> std::io::Result<(Vec<Listener>, Option<access::tls::Source>)> {
     let mut listeners = vec![Listener::Unix(tokio::net::UnixListener::from_std(unix)?)];
     let Some(tcp) = tcp else {
         return Ok((listeners, None));
     };
-    let listener = tokio::net::TcpListener::from_std(tcp.listener)?;
+    let listener = {
+        let _there = of_tcp.enter();
+        tokio::net::TcpListener::from_std(tcp.listener)?
+    };
     #[cfg(feature = "tls")]
     if let Some(tls) = tcp.tls {
         let (source, tls) = tokio::sync::watch::channel(tls);
@@ -653,19 +698,27 @@ fn banner(urls: &[String], places: &Places, settings: &Settings) -> String {
         GatewayKind::Simulator(_) => "a simulator: it moves no money".to_owned(),
         GatewayKind::Http(http) => format!("{}: it moves money", http.url.as_str()),
     };
+    // What moves money is nothing to try.
+    let (verb, commands) = match &settings.gateway.kind {
+        GatewayKind::Simulator(_) => (
+            "Try",
+            [
+                "invoice create inv-1 --amount 1000",
+                "pay inv-1",
+                "events tail -f",
+            ],
+        ),
+        GatewayKind::Http(_) => ("Look at it", ["status", "doctor", "events tail -f"]),
+    };
     text.push_str(&format!(
-        "The gateway is {gateway}. Try, in another terminal:\n"
+        "The gateway is {gateway}. {verb}, in another terminal:\n"
     ));
     // payctl finds the usual places by itself.
     let host = match urls.first() {
         Some(url) if places.socket.why == "given" => format!(" --host {url}"),
         _ => String::new(),
     };
-    for command in [
-        "invoice create inv-1 --amount 1000",
-        "pay inv-1",
-        "events tail -f",
-    ] {
+    for command in commands {
         text.push_str(&format!("  payctl{host} {command}\n"));
     }
     text

@@ -19,7 +19,7 @@ use crate::domain::Timestamp;
 use crate::infrastructure::clock::SystemClock;
 use crate::infrastructure::directories::Places;
 use crate::infrastructure::lock;
-use crate::infrastructure::store::{self, Restoring, SqliteCheck};
+use crate::infrastructure::store::{self, RestoredStore, Restoring, SqliteCheck};
 
 /// 128 and SIGINT's number, as shells do it.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -48,19 +48,31 @@ pub(super) fn restore(args: &RestoreArgs) -> ExitCode {
         Ok(places) => places,
         Err(code) => return code,
     };
+    // Before anything is made for it.
+    if let Err(error) = std::fs::File::open(&args.file) {
+        return fail(format_args!(
+            "nothing was restored: the backup {} cannot be read: {error}",
+            args.file.display()
+        ));
+    }
+    let there = places.data_dir.path.exists();
     if let Err(error) = places.make() {
         return fail(error);
     }
     // Held until the end: no daemon may start on half a database.
     let lock = lock::acquire(&places.lock(), std::process::id(), jiff::Timestamp::now());
-    let _lock = match lock {
+    let lock = match lock {
         Ok(lock) => lock,
-        Err(error) => return fail(error),
+        Err(error) => {
+            leave(&places, there);
+            return fail(format_args!("nothing was restored: {error}"));
+        }
     };
     let how = Restoring {
         now: wall(),
         source: new_uuid(&SystemClock::start(i64::MIN)),
         pause: args.pause,
+        keep_tokens: args.keep_tokens,
     };
     let (file, target) = (args.file.clone(), places.database());
     match watched(move |watch| store::restore(&file, &target, how, watch)) {
@@ -71,29 +83,77 @@ pub(super) fn restore(args: &RestoreArgs) -> ExitCode {
                     args.file.display()
                 ));
             }
-            let made = match restored.backup_at {
-                Some(at) => format!(" of {at}"),
-                None => String::new(),
-            };
-            let mut text = format!(
-                "ok: {} is restored from a backup{made}: {} events, {} invoices\n",
-                places.database().display(),
-                restored.report.events,
-                restored.report.invoices
-            );
-            text.push_str(&format!(
-                "{} open payments are looked up at the gateway before anything is sent, and their invoices need attention until then.\n",
-                restored.open_payments
-            ));
-            text.push_str(if restored.paused {
-                "Sending is paused: start payd, cancel again what was canceled since, and POST /admin/resume goes on.\n"
-            } else {
-                "Start payd to go on.\n"
-            });
-            say(text)
+            let tokens = tokens(&restored, args.keep_tokens, &places.token());
+            say(told(&restored, &places) + &tokens)
         }
-        Err(error) => failed("nothing was restored", &error),
+        Err(error) => {
+            // The directory is as it was.
+            if let Err(left) = lock.undo() {
+                complain(format_args!("{} stays: {left}", places.lock().display()));
+            }
+            leave(&places, there);
+            failed("nothing was restored", &error)
+        }
     }
+}
+
+/// Removes a directory that was made for nothing.
+fn leave(places: &Places, there: bool) {
+    if !there {
+        // Only if it is empty: where it is not, it is not ours alone.
+        let _ = std::fs::remove_dir(&places.data_dir.path);
+    }
+}
+
+/// What was restored, and what comes next.
+fn told(restored: &RestoredStore, places: &Places) -> String {
+    let made = match restored.backup_at {
+        Some(at) => format!(" of {at}"),
+        None => String::new(),
+    };
+    let next = match restored.paused {
+        true => {
+            "Sending is paused: start payd, cancel again what was canceled since, and POST /admin/resume goes on."
+        }
+        false => "Start payd to go on.",
+    };
+    format!(
+        "ok: {} is restored from a backup{made}: {} events, {} invoices\n\
+         {} open payments are looked up at the gateway before anything is sent, and their invoices need attention until then.\n\
+         {next}\n",
+        places.database().display(),
+        restored.report.events,
+        restored.report.invoices,
+        restored.open_payments,
+    )
+}
+
+/// What became of the tokens. Those are revoked that were good in the backup; so is the admin's, whose file is
+/// then good for nothing: it goes, and payd writes another when it starts.
+fn tokens(restored: &RestoredStore, kept: bool, file: &Path) -> String {
+    let names = match restored.tokens.is_empty() {
+        true => "there was none".to_owned(),
+        false => restored.tokens.join(", "),
+    };
+    if kept {
+        return format!(
+            "TOKENS ARE AS GOOD AS THEY WERE in the backup ({names}): revoke anew which were revoked since (`payctl token revoke`).\n"
+        );
+    }
+    let admin = match std::fs::remove_file(file) {
+        Ok(()) => {
+            " The admin's file is removed, and payd writes another when it starts.".to_owned()
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => format!(
+            " Remove {}, which is good for nothing now ({error}): payd writes another when it starts.",
+            file.display()
+        ),
+    };
+    format!(
+        "ALL TOKENS OF THE BACKUP ARE REVOKED ({names}): one that was revoked since would be good again. Make new \
+         ones (`payctl token create`); --keep-tokens leaves them as they were.{admin}\n"
+    )
 }
 
 pub(super) fn verify(args: &StoreArgs) -> ExitCode {
@@ -107,7 +167,14 @@ pub(super) fn verify(args: &StoreArgs) -> ExitCode {
     match done {
         Ok(report) => tell(&path, &report),
         Err(UpkeepError::Stopped) => ExitCode::from(EXIT_INTERRUPTED),
-        Err(error) => fail(format_args!("{}: {error}", path.display())),
+        Err(error) => {
+            let (path, error) = (path.display().to_string(), error.to_string());
+            // Where it names the file itself, once is enough.
+            match error.contains(&path) {
+                true => fail(format_args!("nothing was verified: {error}")),
+                false => fail(format_args!("{path} was not verified: {error}")),
+            }
+        }
     }
 }
 
@@ -123,8 +190,8 @@ fn verify_file(path: &Path, watch: Watch<'_>) -> Result<Report, UpkeepError> {
 fn tell(path: &Path, report: &Report) -> ExitCode {
     if report.found == 0 {
         return say(format!(
-            "ok: {} events in an unbroken chain; {} invoices are what they fold to\n",
-            report.events, report.invoices
+            "ok: {} events in an unbroken chain; {} invoices as the events say, {} tokens\n",
+            report.events, report.invoices, report.tokens
         ));
     }
     for finding in &report.findings {

@@ -127,7 +127,7 @@ async fn gather(call: &Call) -> Result<Status, Reject> {
     let app = call.app();
     let now = app.now();
     let read = move |reader: &dyn Reader| Ok((reader.tally(now)?, reader.upkeep().measure()?));
-    let (tally, measures) = app.read(read).await?;
+    let (tally, measures) = call.read(read).await?;
     let overview = app.overview();
     let (depth, capacity) = app.engine().queue();
     let head = *app.bus().head().borrow();

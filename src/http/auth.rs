@@ -62,6 +62,14 @@ impl Proof {
         }
     }
 
+    /// Until when it holds by the wall clock, where that is said.
+    pub(super) fn expires_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Token(token) => token.expires_at,
+            Self::Socket | Self::NotAsked | Self::Nothing(_) => None,
+        }
+    }
+
     /// Whether it still holds: for answers that take long, such as event streams.
     pub(super) fn holds(&self, tokens: &Tokens, wall: Timestamp) -> bool {
         match self {

@@ -20,6 +20,9 @@ use crate::domain::{NewInvoice, Refusal};
 /// should wait long for it.
 const LINES_MAX: usize = 1000;
 
+/// What an invoice has, in bytes, beyond what its line says; and what a problem has.
+const ANSWER_ADDS: usize = 512;
+
 /// One line of the answer.
 #[derive(Serialize)]
 #[serde(untagged)]
@@ -47,6 +50,12 @@ pub(super) async fn create(call: Call, body: Bytes) -> Result<Response, Reject> 
     let said = both(call.no_query(), idempotency::key(&call.parts.headers));
     let ((), key) = said?;
     let lines = lines(&body)?;
+    // An answer says all that its line says, and what payd adds. It is there before it is sent, so there
+    // is room for it before anything is done.
+    let room = call
+        .side()
+        .answer(body.len() + lines.len() * ANSWER_ADDS)
+        .await?;
     let (planned, invoices) = plan(&lines, |line| parse::invoice(line, || new_id(&call)));
     let action = Action::Create(invoices);
     let given = submit(
@@ -59,7 +68,9 @@ pub(super) async fn create(call: Call, body: Bytes) -> Result<Response, Reject> 
             Err(refusal) => refused(*refusal),
         },
     );
-    Ok(given.await?.into_response(Media::Ndjson))
+    let mut response = given.await?.into_response(Media::Ndjson);
+    response.extensions_mut().insert(room);
+    Ok(response)
 }
 
 /// The lines of a body. The line feed at its end ends the last one; any other empty line is a bad

@@ -9,15 +9,16 @@ use axum::extract::{FromRequest, Request};
 use axum::http::header::EXPECT;
 use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::auth::Proof;
 use super::context::{Identity, Shared};
 use super::headers::{self, BodyType, Media};
 use super::problem::Reject;
 use super::query::Query;
+use super::room::{Share, Side};
 use crate::api::Code;
 use crate::application::App;
+use crate::application::ports::{Reader, StoreError};
 use crate::application::request::Caller;
 use crate::domain::{InvoiceId, PaymentId};
 
@@ -34,14 +35,14 @@ const BODY_READ_MAX: Duration = Duration::from_secs(9);
 /// A body up to which no room is asked for: most are smaller, and all connections' together are little.
 const BODY_SMALL: usize = 4 * 1024;
 
-/// How long to wait for room. Whoever has it has [`BODY_READ_MAX`], so others get none in time when many
-/// send by halves.
-const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
-
 /// How much of a body that is too large is still read, and for how long, so that a client that
 /// sends all of it before it reads sees the answer rather than a reset connection.
 const DRAIN_MAX: usize = 8 * 1024 * 1024;
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Between two looks at a token that was good: no sooner than clocks tell apart, and now and then.
+const LOOK_SOONEST: Duration = Duration::from_millis(1);
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// A request.
 pub(super) struct Call {
@@ -54,7 +55,7 @@ pub(super) struct Call {
     /// What was said, but for the body.
     pub(super) parts: Parts,
     // Held until the request is done with its body.
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Share>,
     // A body is not Sync, and handlers lend the call out while they wait; it is never locked.
     body: Mutex<Body>,
 }
@@ -92,6 +93,23 @@ impl Call {
         &self.shared.app
     }
 
+    /// What the side that it came from may use.
+    pub(super) fn side(&self) -> &Side {
+        match self.over_unix() {
+            true => &self.shared.socket,
+            false => &self.shared.tcp,
+        }
+    }
+
+    /// Reads from the store, when it is the turn of this side's.
+    pub(super) async fn read<T, F>(&self, f: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&dyn Reader) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.side().read(self.app(), f).await
+    }
+
     /// Whether it came over the Unix socket.
     pub(super) const fn over_unix(&self) -> bool {
         matches!(self.proof, Some(Proof::Socket))
@@ -102,6 +120,21 @@ impl Call {
         let (tokens, wall) = (self.app().engine().tokens(), self.app().wall());
         let proof = self.proof.as_ref();
         proof.is_some_and(|proof| proof.holds(tokens, wall))
+    }
+
+    /// Comes back when who asked may do so no more: at once when their token is revoked, and when it
+    /// expires.
+    pub(super) async fn no_longer_allowed(&self) {
+        let mut replaced = self.app().engine().tokens().replaced();
+        let expires_at = self.proof.as_ref().and_then(Proof::expires_at);
+        while self.is_still_allowed() {
+            // It is looked at again in any case: the wall clock jumps.
+            let left = expires_at.map_or(LOOK_AGAIN, |at| at.since(self.app().wall()));
+            tokio::select! {
+                _ = replaced.changed() => {}
+                () = tokio::time::sleep(left.clamp(LOOK_SOONEST, LOOK_AGAIN)) => {}
+            }
+        }
     }
 
     /// The `{name}` of `/admin/tokens/{name}…`, percent-decoded.
@@ -173,27 +206,16 @@ impl Call {
         Ok(Read { bytes, media })
     }
 
-    /// Waits for room for a body that comes over TCP, as large as it says, or may be.
+    /// Waits for room for a body, as large as it says, or may be.
     async fn make_room(&mut self, said: Option<u64>, limit: usize) -> Result<(), Reject> {
         let size = said.map_or(limit, |said| {
             usize::try_from(said).unwrap_or(limit).min(limit)
         });
-        if size <= BODY_SMALL || self.over_unix() {
-            return Ok(());
+        // Who may open the socket is waited for: none of theirs is turned away for another's.
+        if size > BODY_SMALL && !self.over_unix() {
+            self.room = Some(self.shared.tcp.body(size).await?);
         }
-        let kib = u32::try_from(size.div_ceil(1024)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.shared.bodies).acquire_many_owned(kib);
-        match tokio::time::timeout(ROOM_WAIT_MAX, room).await {
-            Ok(room) => {
-                // The semaphore is never closed.
-                self.room = room.ok();
-                Ok(())
-            }
-            Err(_) => Err(Reject::unavailable(
-                "payd reads as many large bodies as it takes at a time. Nothing has happened; send it \
-                 again after Retry-After, or in smaller parts.",
-            )),
-        }
+        Ok(())
     }
 }
 
@@ -236,9 +258,9 @@ async fn collect(body: Body, limit: usize, drains: bool) -> Result<Bytes, Reject
             format!("The body ended before it was complete ({error}); send it again."),
         )),
         Err(_) => Err(Reject::new(
-            Code::MalformedRequest,
+            Code::RequestTimeout,
             format!(
-                "The body did not arrive within {} seconds; send it again.",
+                "The body did not arrive within {} s. Nothing has happened; send it again, all of it.",
                 BODY_READ_MAX.as_secs()
             ),
         )),

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Body;
@@ -24,7 +24,8 @@ use super::auth::Proof;
 use super::headers;
 use super::pace::{Failures, Rates};
 use super::prefer;
-use super::problem::{Cause, Reject};
+use super::problem::{Cause, PROBLEM_JSON, Reject};
+use super::room::Side;
 use super::routes::Template;
 use crate::api::Code;
 use crate::application::request::Caller;
@@ -34,16 +35,9 @@ use crate::domain::Timestamp;
 /// Event streams at a time (`DESIGN.md`, section 8): each reads the log after every commit.
 const STREAMS_MAX: usize = 32;
 
-/// Exports of invoices over TCP at a time: each holds a page of what its client has not read yet.
-const EXPORTS_MAX: usize = 8;
-
 /// Event streams of the Unix socket that are let in though TCP has all places: an operator who looks
 /// into a flood must see something.
 const SOCKET_STREAMS_KEPT: usize = 4;
-
-/// Bodies of TCP that are read or worked on at a time, in KiB, but for small ones: half-sent ones of
-/// every connection would be half a gigabyte.
-const BODIES_KIB_MAX: usize = 4 * 1024;
 
 /// How long a request may take, until its answer begins and on top of what it asked to wait.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -68,12 +62,12 @@ pub(super) struct Shared {
     pub(super) shutdown: CancellationToken,
     /// Places for event streams.
     pub(super) streams: StreamPlaces,
-    /// Places for exports of invoices over TCP.
-    pub(super) exports: Arc<Semaphore>,
+    /// What TCP may hold and have read.
+    pub(super) tcp: Side,
+    /// What the Unix socket may.
+    pub(super) socket: Side,
     /// The place for a backup or a check: each reads the whole store.
     pub(super) upkeep: Arc<Semaphore>,
-    /// Room for bodies that come over TCP, in KiB.
-    pub(super) bodies: Arc<Semaphore>,
     /// How often each token may ask.
     pub(super) rates: Option<Rates>,
     /// Who failed to show who they are.
@@ -145,9 +139,9 @@ impl Shared {
             app,
             shutdown,
             streams: StreamPlaces::new(),
-            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
+            tcp: Side::tcp(),
+            socket: Side::socket(),
             upkeep: Arc::new(Semaphore::new(1)),
-            bodies: Arc::new(Semaphore::new(BODIES_KIB_MAX)),
             rates: options
                 .rate
                 .map(|(requests, period)| Rates::new(requests, period)),
@@ -155,6 +149,13 @@ impl Shared {
             failures_complaint: Complaint::new(),
             asks_token: options.asks_token,
             complaint: Complaint::new(),
+        }
+    }
+
+    const fn side(&self, peer: &Peer) -> &Side {
+        match peer {
+            Peer::Unix { .. } => &self.socket,
+            Peer::Tcp { .. } => &self.tcp,
         }
     }
 }
@@ -260,7 +261,10 @@ where
         if let Err(reject) = guard(&request, peer) {
             return reject.into_response();
         }
-        within(limit, caught(router.oneshot(request))).await
+        let method = request.method().clone();
+        let answer = caught(router.oneshot(request));
+        let response = within(limit, &method, answer).await;
+        shared.side(peer).fit(response, &method)
     };
     let mut response = guarded.instrument(span.clone()).await;
     if response.status().is_server_error() {
@@ -288,6 +292,38 @@ where
         response.headers_mut().insert(headers::X_REQUEST_ID, id);
     }
     response
+}
+
+/// What is said to a request whose head could not be read, so that there is none to answer: the whole
+/// answer as it goes over the wire. `None`: it is not for payd to say.
+pub(super) fn refuse_unread(shared: &Shared, status: StatusCode) -> Option<Vec<u8>> {
+    let reject = match status {
+        StatusCode::BAD_REQUEST => Reject::new(
+            Code::MalformedRequest,
+            "What came is not HTTP/1.1: its first line or a header is wrong. Over TLS, use https.",
+        ),
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => Reject::new(
+            Code::HeadersTooLarge,
+            "The first line and the headers must have at most 16 KiB and 100 lines. Send less in them.",
+        ),
+        _ => return None,
+    };
+    let id = shared.app.new_uuid().hyphenated();
+    let millis = u64::try_from(shared.app.wall().as_millis()).unwrap_or(0);
+    let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(millis));
+    let body = reject.to_json();
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\nconnection: close\r\n\
+         x-request-id: {id}\r\ndate: {date}\r\n\r\n",
+        body.len()
+    );
+    shared.app.metrics().request_answered(Answered {
+        method: "other",
+        route: "none",
+        status: status.as_str(),
+        took: Duration::ZERO,
+    });
+    Some([head.as_bytes(), &body].concat())
 }
 
 /// Health checks and scrapes come every few seconds and lead nowhere: they are no traces.
@@ -391,10 +427,14 @@ fn hosts_are_ours(
 }
 
 /// The answer, where it begins in time.
-async fn within(limit: Duration, answer: impl Future<Output = Response>) -> Response {
+async fn within(
+    limit: Duration,
+    method: &Method,
+    answer: impl Future<Output = Response>,
+) -> Response {
     match tokio::time::timeout(limit, answer).await {
         Ok(response) => response,
-        Err(_) => Reject::too_slow(limit).into_response(),
+        Err(_) => Reject::too_slow(limit, method).into_response(),
     }
 }
 
@@ -465,7 +505,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_does_not_come_is_given_up() {
         let limit = Duration::from_millis(5);
-        let response = within(limit, std::future::pending()).await;
+        let response = within(limit, &Method::POST, std::future::pending()).await;
         assert_eq!(response.status(), 503);
         assert!(response.headers().contains_key("retry-after"));
     }

@@ -5,6 +5,7 @@
 //! where it has seen all there is. So there is no gap and no duplicate, whatever is lost between.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use super::call::Call;
 use super::context::StreamPlace;
 use super::headers::{Media, accepted};
+use super::lists::{self, Piece, Source, Writer};
 use super::problem::{Reject, both};
 use super::query::{self, PAGE_DEFAULT, PAGE_MAX, Query};
 use super::reply::json_bytes;
@@ -32,6 +34,14 @@ const STREAM_SLICE: usize = 64;
 /// And so many bytes of them, and one event more: some slices of a stream are on their way at a time,
 /// and so all streams that nobody reads hold a few MiB together.
 const STREAM_SLICE_BYTES: usize = 32 * 1024;
+
+/// Both, this many times, over the Unix socket: who catches up with a long log there is let to, and all
+/// its streams still hold little.
+const SOCKET_SLICES: usize = 4;
+
+/// Between two reads of a stream that has seen all there is. Under load each commit would wake each
+/// stream for a few events: the first of them goes out at once, and then what gathers in this time.
+const PACE: Duration = Duration::from_millis(10);
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,38 +61,48 @@ pub(super) async fn list(call: Call) -> Result<Response, Reject> {
 
 async fn page(call: Call) -> Result<Response, Reject> {
     let (start, limit, mut query) = read(call.parts.uri.query(), PAGE_MAX)?;
-    let now = start == Start::Now;
-    query.after = match start {
-        Start::After(after) => after,
-        Start::Now => 0,
-    };
-    query.limit = if now {
-        1
-    } else {
-        limit.unwrap_or(PAGE_DEFAULT)
-    };
-    let after = query.after;
-    let slice = call.app().read(move |reader| reader.events(&query)).await?;
-    if now {
-        return Ok(page_of(&[], slice.head));
+    let writer = Writer::new(Media::Json, "events");
+    match start {
+        Start::Now => {
+            query.limit = 1;
+            let slice = call.read(move |reader| reader.events(&query)).await?;
+            let mut writer = writer;
+            writer.end(Some(slice.head));
+            Ok(json_bytes(writer.take()))
+        }
+        Start::After(after) => {
+            query.after = after;
+            query.limit = limit.unwrap_or(PAGE_DEFAULT);
+            lists::answer(call, Media::Json, Listed { query, writer }).await
+        }
     }
-    within(after, &slice)?;
-    Ok(page_of(&slice.events, slice.read_to.max(after)))
 }
 
-/// A page. The events are JSON already.
-fn page_of(events: &[(u64, Vec<u8>)], next: u64) -> Response {
-    let size: usize = events.iter().map(|(_, event)| event.len() + 1).sum();
-    let mut body = Vec::with_capacity(size + 64);
-    body.extend_from_slice(b"{\"events\":[");
-    for (index, (_, event)) in events.iter().enumerate() {
-        if index > 0 {
-            body.push(b',');
+/// Events that are listed, from where the list stands. They are JSON already.
+#[derive(Clone)]
+struct Listed {
+    query: EventQuery,
+    writer: Writer,
+}
+
+impl Source for Listed {
+    async fn read(&mut self, call: &Call, bytes: usize) -> Result<Piece, Reject> {
+        let mut query = self.query.clone();
+        query.bytes = Some(bytes);
+        let slice = call.read(move |reader| reader.events(&query)).await?;
+        within(self.query.after, &slice)?;
+        for (_, event) in &slice.events {
+            self.writer.item(event);
         }
-        body.extend_from_slice(event);
+        self.query.limit = self.query.limit.saturating_sub(slice.events.len());
+        self.query.after = slice.read_to.max(self.query.after);
+        let is_last = self.query.limit == 0 || self.query.after >= slice.head;
+        if is_last {
+            self.writer.end(Some(self.query.after));
+        }
+        let bytes = self.writer.take();
+        Ok(Piece { bytes, is_last })
     }
-    body.extend_from_slice(format!("],\"next\":\"{next}\"}}").as_bytes());
-    json_bytes(body)
 }
 
 async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
@@ -109,10 +129,12 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
         Start::After(after) => after,
         Start::Now => 0,
     };
-    query.limit = if start == Start::Now { 1 } else { STREAM_SLICE };
-    query.bytes = Some(STREAM_SLICE_BYTES);
+    let slices = if call.over_unix() { SOCKET_SLICES } else { 1 };
+    let slice = slices * STREAM_SLICE;
+    query.limit = if start == Start::Now { 1 } else { slice };
+    query.bytes = Some(slices * STREAM_SLICE_BYTES);
     let probe = query.clone();
-    let mut first = call.app().read(move |reader| reader.events(&probe)).await?;
+    let mut first = call.read(move |reader| reader.events(&probe)).await?;
     match start {
         Start::After(after) => within(after, &first)?,
         Start::Now => {
@@ -120,14 +142,14 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
             first.read_to = first.head;
         }
     }
-    query.limit = STREAM_SLICE;
+    query.limit = slice;
     let begins = match start {
         Start::After(after) => after,
         Start::Now => first.head,
     };
     let follower = Follower {
         cursor: call.app().streams().open(begins),
-        call,
+        call: Arc::new(call),
         head,
         media,
         query,
@@ -141,7 +163,7 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
 
 /// A stream under way.
 struct Follower {
-    call: Call,
+    call: Arc<Call>,
     head: watch::Receiver<u64>,
     media: Media,
     query: EventQuery,
@@ -151,9 +173,15 @@ struct Follower {
 }
 
 impl Follower {
-    /// Until the client has gone, its limit is reached or payd drains.
+    /// Until the client has gone or may see no more, its limit is reached, or payd drains.
     async fn run(mut self, first: EventSlice, sender: Sender) {
-        if self.pump(first, &sender).await.is_ok() {
+        let call = Arc::clone(&self.call);
+        let ended = tokio::select! {
+            biased;
+            () = call.no_longer_allowed() => Ok(()),
+            ended = self.pump(first, &sender) => ended,
+        };
+        if ended.is_ok() {
             sender.end().await;
         }
     }
@@ -162,29 +190,34 @@ impl Follower {
         let shutdown = self.call.shared.shutdown.clone();
         let mut slice = Some(first);
         let mut quiet_until = Instant::now() + HEARTBEAT;
+        let mut read_at = Instant::now();
         loop {
             let mut slice = match slice.take() {
                 Some(slice) => slice,
                 None => {
+                    // The last one is taken before the next is read: for who does not read, nothing is.
+                    tokio::select! {
+                        biased;
+                        taken = sender.taken() => taken?,
+                        () = shutdown.cancelled() => return Ok(()),
+                    }
                     // Marked as seen before the log is read: what comes after that wakes.
                     self.head.mark_unchanged();
+                    read_at = Instant::now();
                     let query = self.query.clone();
-                    let read = self.call.app().read(move |reader| reader.events(&query));
+                    let read = self.call.read(move |reader| reader.events(&query));
                     read.await.map_err(|error| {
                         tracing::error!(%error, "an event stream cannot read the log");
                         Gone
                     })?
                 }
             };
-            if !self.call.is_still_allowed() {
-                return Ok(());
-            }
             if !slice.events.is_empty() {
                 let bytes = self.frames(std::mem::take(&mut slice.events));
                 tokio::select! {
                     biased;
-                    () = shutdown.cancelled() => return Ok(()),
                     sent = sender.send(bytes) => sent?,
+                    () = shutdown.cancelled() => return Ok(()),
                 }
                 quiet_until = Instant::now() + HEARTBEAT;
             }
@@ -203,9 +236,6 @@ impl Follower {
                     () = shutdown.cancelled() => return Ok(()),
                     // Before what may be always ready: events that a filter leaves out are silence.
                     () = tokio::time::sleep_until(quiet_until) => {
-                        if !self.call.is_still_allowed() {
-                            return Ok(());
-                        }
                         sender.send(heartbeat(self.media)).await?;
                         quiet_until = Instant::now() + HEARTBEAT;
                     }
@@ -216,6 +246,11 @@ impl Follower {
                         break;
                     }
                 }
+            }
+            // At the end what is there is still read, and sent if it is taken at once.
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = tokio::time::sleep_until(read_at + PACE) => {}
             }
         }
     }

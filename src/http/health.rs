@@ -44,5 +44,5 @@ pub(super) async fn metrics(call: Call) -> Response {
 
 /// `GET /openapi.json`.
 pub(super) async fn openapi() -> Response {
-    json_bytes(OPENAPI.as_bytes().to_vec())
+    json_bytes(OPENAPI.as_bytes())
 }

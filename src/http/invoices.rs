@@ -1,6 +1,6 @@
 //! `/invoices`: make, list, show, cancel. (A batch is in `batch`, paying in `payments`.)
 
-use std::sync::Arc;
+use std::ops::ControlFlow;
 
 use axum::response::Response;
 
@@ -8,22 +8,15 @@ use super::batch;
 use super::call::Call;
 use super::headers::{Media, accepted};
 use super::idempotency::{self, refused, submit, written};
+use super::lists::{self, Piece, Source, Writer};
 use super::parse;
 use super::problem::{Reject, both};
 use super::query::{self, PAGE_DEFAULT, PAGE_MAX, Query};
-use super::reply::{json, json_bytes, to_json};
-use super::stream::{self, Sender};
-use crate::api::{Code, Invoice, InvoicePage};
+use super::reply::{json, to_json};
+use crate::api::{Code, Invoice};
 use crate::application::ports::{InvoiceQuery, InvoiceRecord};
 use crate::application::request::{Action, Answer, InvoiceView, Reply};
 use crate::domain::{InvoiceId, InvoiceStatus, Refusal};
-
-/// Invoices read at a time for a stream, at first and at most: it bounds the stream's memory.
-const STREAM_PAGE_FIRST: usize = 16;
-const STREAM_PAGE: usize = 256;
-
-/// Pages of more bytes are followed by smaller ones: invoices can be large.
-const STREAM_PAGE_BYTES: usize = 128 * 1024;
 
 /// `POST /invoices`.
 pub(super) async fn create(mut call: Call) -> Result<Response, Reject> {
@@ -77,7 +70,7 @@ pub(super) fn new_id(call: &Call) -> InvoiceId {
 pub(super) async fn show(call: Call) -> Result<Response, Reject> {
     let id = call.invoice_id()?;
     call.no_query()?;
-    let record = call.app().read(move |reader| reader.invoice(&id)).await?;
+    let record = call.read(move |reader| reader.invoice(&id)).await?;
     let record = record.ok_or_else(Reject::no_invoice)?;
     Ok(json(&view(&record)))
 }
@@ -93,40 +86,60 @@ pub(super) async fn list(call: Call) -> Result<Response, Reject> {
     let limit_max = if streamed { usize::MAX } else { PAGE_MAX };
     let (query, limit) = read(call.parts.uri.query(), limit_max)?;
     within(&call, query.after).await?;
-    if streamed {
-        let left = limit.unwrap_or(usize::MAX);
-        let place = if call.over_unix() {
-            None
-        } else {
-            let place = Arc::clone(&call.shared.exports).try_acquire_owned();
-            Some(place.map_err(|_| {
-                Reject::unavailable(
-                    "All places for exports over TCP are taken. Try again after Retry-After, or read \
-                     pages: Accept: application/json.",
-                )
-            })?)
-        };
-        return Ok(stream::response(media, move |sender| async move {
-            export(call, query, left, sender).await;
-            drop(place);
-        }));
+    let left = match streamed {
+        true => limit.unwrap_or(usize::MAX),
+        false => limit.unwrap_or(PAGE_DEFAULT),
+    };
+    let invoices = Listed {
+        query,
+        left,
+        writer: Writer::new(media, "invoices"),
+    };
+    lists::answer(call, media, invoices).await
+}
+
+/// Invoices that are listed, from where the list stands.
+#[derive(Clone)]
+struct Listed {
+    query: InvoiceQuery,
+    left: usize,
+    writer: Writer,
+}
+
+impl Source for Listed {
+    async fn read(&mut self, call: &Call, bytes: usize) -> Result<Piece, Reject> {
+        let mut it = self.clone();
+        let read = call.read(move |reader| {
+            // One more than asked says whether there is another page.
+            let query = InvoiceQuery {
+                limit: it.left.saturating_add(1),
+                ..it.query
+            };
+            let (mut is_last, mut is_more) = (true, false);
+            reader.invoices(query, &mut |record| {
+                is_more = it.left == 0;
+                if is_more {
+                    return ControlFlow::Break(());
+                }
+                it.writer.item(&to_json(&view(&record)));
+                it.left -= 1;
+                it.query.after = Some(record.cursor);
+                is_last = it.left == 0 || it.writer.len() < bytes;
+                match is_last {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
+            if is_last {
+                it.writer.end(it.query.after.filter(|_| is_more));
+            }
+            let bytes = it.writer.take();
+            Ok((it, Piece { bytes, is_last }))
+        });
+        let (it, piece) = read.await?;
+        *self = it;
+        Ok(piece)
     }
-    let limit = limit.unwrap_or(PAGE_DEFAULT);
-    let body = call.app().read(move |reader| {
-        // One more than asked says whether there is another page.
-        let mut records = reader.invoices(InvoiceQuery {
-            limit: limit + 1,
-            ..query
-        })?;
-        let more = records.len() > limit;
-        records.truncate(limit);
-        let last = records.last().filter(|_| more);
-        Ok(to_json(&InvoicePage {
-            next: last.map(|record| record.cursor.to_string().into()),
-            invoices: records.iter().map(view).collect(),
-        }))
-    });
-    Ok(json_bytes(body.await?))
 }
 
 /// A cursor beyond the newest invoice is of another store, or of one before a restore: it would skip
@@ -135,14 +148,19 @@ async fn within(call: &Call, after: Option<u64>) -> Result<(), Reject> {
     let Some(after) = after else {
         return Ok(());
     };
-    let newest = call.app().read(|reader| {
-        let newest = reader.invoices(InvoiceQuery {
+    let newest = call.read(|reader| {
+        let mut newest = 0;
+        let query = InvoiceQuery {
             status: None,
             after: None,
             ascending: false,
             limit: 1,
+        };
+        reader.invoices(query, &mut |record| {
+            newest = record.cursor;
+            ControlFlow::Break(())
         })?;
-        Ok(newest.first().map_or(0, |record| record.cursor))
+        Ok(newest)
     });
     if after <= newest.await? {
         return Ok(());
@@ -152,46 +170,6 @@ async fn within(call: &Call, after: Option<u64>) -> Result<(), Reject> {
         "is beyond the newest invoice; a cursor of another store, or of one before a restore, does \
          not fit here",
     ))
-}
-
-/// All that match, one a line. It has an end, so payd waits for it when it drains.
-async fn export(call: Call, mut query: InvoiceQuery, mut left: usize, sender: Sender) {
-    let mut page_len = STREAM_PAGE_FIRST;
-    while left > 0 {
-        query.limit = page_len.min(left);
-        let page = call.app().read(move |reader| {
-            let records = reader.invoices(query)?;
-            let mut lines = Vec::new();
-            for record in &records {
-                lines.extend_from_slice(&to_json(&view(record)));
-                lines.push(b'\n');
-            }
-            let last = records.last().map(|record| record.cursor);
-            Ok((records.len(), last, lines))
-        });
-        let (count, last, lines) = match page.await {
-            Ok(page) => page,
-            Err(error) => {
-                // The body breaks off, so that nobody takes what there is for all there is.
-                tracing::error!(%error, "a stream of invoices cannot go on");
-                return;
-            }
-        };
-        page_len = if lines.len() > STREAM_PAGE_BYTES {
-            (page_len / 2).max(1)
-        } else {
-            (page_len * 2).min(STREAM_PAGE)
-        };
-        if count > 0 && sender.send(lines).await.is_err() {
-            return;
-        }
-        if count < query.limit {
-            break;
-        }
-        left = left.saturating_sub(count);
-        query.after = last.or(query.after);
-    }
-    sender.end().await;
 }
 
 fn read(query: Option<&str>, limit_max: usize) -> Result<(InvoiceQuery, Option<usize>), Reject> {

@@ -6,7 +6,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `server`, `peers`, `stall` | listeners, connections, their limits, the orderly end |
+//! | `server`, `peers`, `stall`, `worded` | listeners, connections, their limits, the orderly end |
 //! | `context` | who calls, under which request id; what no browser may do; panics; how long it may take |
 //! | `auth`, `pace` | tokens and what they are good for; how often, and how slowly for those without |
 //! | `routes` | the table of routes |
@@ -15,11 +15,13 @@
 //! | `idempotency` | a key, its first answer, and that answer again |
 //! | `problem` | everything that goes wrong |
 //! | `reply` | answers that are simply JSON |
-//! | `stream` | bodies without an end, in constant memory |
+//! | `room` | what TCP and the socket may each hold in memory, and have read, at a time |
+//! | `lists`, `stream` | lists and bodies without an end, in constant memory |
 
 mod peers;
 mod server;
 mod stall;
+mod worded;
 
 mod auth;
 mod context;
@@ -45,8 +47,10 @@ mod prefer;
 mod query;
 
 mod idempotency;
+mod lists;
 mod problem;
 mod reply;
+mod room;
 mod stream;
 
 pub use context::Options;

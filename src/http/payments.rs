@@ -7,7 +7,6 @@ use super::headers::Media;
 use super::idempotency::{self, refused, submit, written};
 use super::problem::{Reject, both};
 use super::reply::json;
-use super::wait::Watch;
 use super::{parse, prefer, wait};
 use crate::api::{Payment, PaymentPage};
 use crate::application::request::{Action, Answer, PaymentView, Reply};
@@ -21,9 +20,8 @@ pub(super) async fn pay(mut call: Call) -> Result<Response, Reject> {
     let (((), key), command) = both(said, parse::pay(&read.bytes))?;
     let action = Action::OnInvoice(id.clone(), command);
     let wait = prefer::wait(&call.parts.headers);
-    // Armed before the payment is requested, so that whatever is decided after that rings it.
+    // Made before the payment is requested, so that whatever is decided after that rings it.
     let bell = wait.map(|_| call.app().bus().bell(&id));
-    let watch = bell.as_ref().map(Watch::arm);
     let given = submit(
         &call,
         (key, read.media, &read.bytes),
@@ -35,9 +33,9 @@ pub(super) async fn pay(mut call: Call) -> Result<Response, Reject> {
         },
     );
     let given = given.await?;
-    match wait.zip(watch) {
-        Some((seconds, watch)) if given.answer.status < 300 => {
-            wait::answer(&call, &id, watch, given, seconds).await
+    match wait.zip(bell) {
+        Some((seconds, bell)) if given.answer.status < 300 => {
+            wait::answer(&call, &id, bell, given, seconds).await
         }
         _ => Ok(given.into_response(Media::Json)),
     }
@@ -61,7 +59,7 @@ pub(super) fn location(payment: &Payment<'_>) -> String {
 pub(super) async fn list(call: Call) -> Result<Response, Reject> {
     let id = call.invoice_id()?;
     call.no_query()?;
-    let records = call.app().read(move |reader| reader.payments(&id)).await?;
+    let records = call.read(move |reader| reader.payments(&id)).await?;
     let records = records.ok_or_else(Reject::no_invoice)?;
     let payments = records
         .iter()
@@ -75,7 +73,7 @@ pub(super) async fn list(call: Call) -> Result<Response, Reject> {
 pub(super) async fn show(call: Call) -> Result<Response, Reject> {
     let id = call.payment_id()?;
     call.no_query()?;
-    let record = call.app().read(move |reader| reader.payment(id)).await?;
+    let record = call.read(move |reader| reader.payment(id)).await?;
     let record = record.ok_or_else(Reject::no_payment)?;
     Ok(json(&Payment::of(&record.invoice, &record.payment)))
 }

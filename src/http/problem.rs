@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
-use axum::http::{Response, StatusCode};
+use axum::http::{Method, Response, StatusCode};
 use axum::response::IntoResponse;
 
 use super::reply::to_json;
@@ -86,6 +86,13 @@ impl Reject {
         reject
     }
 
+    /// The same where there is more to say of it than to look into the log.
+    pub(super) fn internal_with(detail: &'static str, cause: impl Into<String>) -> Self {
+        let mut reject = Self::new(Code::Internal, detail);
+        reject.0.cause = Some(cause.into());
+        reject
+    }
+
     /// The same with a header.
     pub(super) fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.headers.push((name, value));
@@ -99,21 +106,30 @@ impl Reject {
         self.header(RETRY_AFTER, HeaderValue::from(seconds))
     }
 
-    /// payd was too slow about it. Whether something has happened is not known.
-    pub(super) fn too_slow(limit: Duration) -> Self {
+    /// payd was too slow about it. Whether something has happened is not known, where something could.
+    pub(super) fn too_slow(limit: Duration, method: &Method) -> Self {
+        let so = match method.is_safe() {
+            true => "Ask again after Retry-After.",
+            false => {
+                "Whether the request took effect is not known: send it again with the same \
+                 Idempotency-Key, or look."
+            }
+        };
+        let seconds = limit.as_secs();
         Self::new(
             Code::Unavailable,
-            format!(
-                "payd has not answered within {} s. Whether the request took effect is not known: send \
-                 it again with the same Idempotency-Key, or look.",
-                limit.as_secs()
-            ),
+            format!("payd has not answered within {seconds} s. {so}"),
         )
     }
 
     /// Not now. Nothing has happened.
     pub(super) fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Code::Unavailable, detail)
+        let detail = detail.into();
+        // To the log it says more than nothing, where nobody knows a better cause.
+        let cause = Some(detail.clone().into_owned());
+        let mut reject = Self::new(Code::Unavailable, detail);
+        reject.0.cause = cause;
+        reject
     }
 
     /// There is no such invoice.
@@ -164,6 +180,11 @@ impl Reject {
     /// The document.
     pub(super) fn problem(&self) -> &Problem<'static> {
         &self.0.problem
+    }
+
+    /// Why it failed inside payd, for the log; nothing where it did not.
+    pub(super) fn cause(&self) -> Option<&str> {
+        self.0.cause.as_deref()
     }
 
     /// The document's bytes.
@@ -315,6 +336,7 @@ mod tests {
     #[test]
     fn come_back_later_says_when() {
         for (reject, status) in [
+            (Reject::unavailable("payd is stopping."), 503),
             (Reject::from(SubmitError::QueueFull), 503),
             (Reject::from(SubmitError::Stopping), 503),
             (Reject::from(SubmitError::Unwritable("full".into())), 503),
@@ -324,6 +346,9 @@ mod tests {
             let response = reject.into_response();
             assert_eq!(response.status(), status);
             assert_eq!(response.headers()[RETRY_AFTER], "1");
+            // The log says why payd turned somebody away.
+            let cause = response.extensions().get::<Cause>();
+            assert!(status != 503 || cause.is_some_and(|cause| !cause.0.is_empty()));
         }
     }
 }

@@ -12,8 +12,8 @@ pub(super) fn json(value: &impl serde::Serialize) -> Response {
 }
 
 /// 200 with what is JSON already.
-pub(super) fn json_bytes(body: Vec<u8>) -> Response {
-    let mut response = Response::new(Body::from(body));
+pub(super) fn json_bytes(body: impl Into<Body>) -> Response {
+    let mut response = Response::new(body.into());
     let kind = HeaderValue::from_static(Media::Json.as_str());
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response

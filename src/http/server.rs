@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::runtime::Handle;
 #[cfg(feature = "tls")]
 use tokio::sync::watch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -27,6 +28,7 @@ use super::context::{self, Options, Peer, Shared};
 use super::peers::Peers;
 use super::routes;
 use super::stall::Draining;
+use super::worded::{Exchange, Worded};
 use crate::application::App;
 
 /// TCP connections at a time (`DESIGN.md`, section 8). More wait in the kernel's backlog.
@@ -43,8 +45,9 @@ const HEADER_READ_MAX: Duration = Duration::from_secs(5);
 /// Headers, in bytes (`DESIGN.md`, section 8).
 const HEADER_MAX: usize = 16 * 1024;
 
-/// What a connection buffers: the headers, and an answer on its way.
-const BUFFER_MAX: usize = 32 * 1024;
+/// What a connection buffers: the headers, and an answer on its way. Little more than the headers may
+/// have, as half-sent ones may be on every connection.
+const BUFFER_MAX: usize = 20 * 1024;
 
 /// How long a client may take nothing of what is written to it, before it is cut off. A slow reader
 /// comes back with its cursor.
@@ -93,9 +96,13 @@ enum Wrap {
 /// Serves until `shutdown` is canceled. Then it stops accepting, ends event streams and lets
 /// requests in flight finish, and returns when the last connection is closed. The caller puts the
 /// grace time around it: dropping the future cuts the connections that are left.
+///
+/// TCP's connections are served on the runtime `tcp`, with which its listeners are registered: the
+/// socket's requests, and the work on payments, never stand in line behind what comes over TCP.
 pub async fn serve(
     app: Arc<App>,
     listeners: Vec<Listener>,
+    tcp: &Handle,
     options: Options,
     shutdown: CancellationToken,
 ) {
@@ -116,12 +123,14 @@ pub async fn serve(
             }
             Listener::Tcp(listener) => {
                 let (slots, peers) = (Arc::clone(&tcp_slots), Arc::clone(&peers));
-                loops.spawn(server.accept_tcp(listener, Wrap::Plain, slots, peers));
+                let accepting = server.accept_tcp(listener, Wrap::Plain, slots, peers);
+                loops.spawn_on(accepting, tcp);
             }
             #[cfg(feature = "tls")]
             Listener::Tls(listener, tls) => {
                 let (slots, peers) = (Arc::clone(&tcp_slots), Arc::clone(&peers));
-                loops.spawn(server.accept_tcp(listener, Wrap::Tls(tls), slots, peers));
+                let accepting = server.accept_tcp(listener, Wrap::Tls(tls), slots, peers);
+                loops.spawn_on(accepting, tcp);
             }
         }
     }
@@ -285,12 +294,18 @@ impl Server {
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_STALL_MAX));
         let stream = Draining::new(Box::pin(stream), self.shared.shutdown.clone());
+        let exchange = Arc::new(Exchange::default());
+        let refuse = {
+            let shared = Arc::clone(&self.shared);
+            move |status| context::refuse_unread(&shared, status)
+        };
+        let stream = Worded::new(stream, Arc::clone(&exchange), refuse);
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let (shared, router) = (Arc::clone(&self.shared), self.router.clone());
-            let peer = peer.clone();
+            let (peer, answering) = (peer.clone(), Exchange::begin(&exchange));
             async move {
                 let response = context::answer(&shared, router, &peer, request).await;
-                Ok::<_, Infallible>(response)
+                Ok::<_, Infallible>(response.map(|body| answering.until_sent(body)))
             }
         });
         let mut http = http1::Builder::new();

@@ -36,6 +36,12 @@ impl Sender {
         sent.map_err(|_| Gone)
     }
 
+    /// Waits until what was sent is with the connection.
+    pub(super) async fn taken(&self) -> Result<(), Gone> {
+        let room = self.0.reserve().await;
+        room.map(drop).map_err(|_| Gone)
+    }
+
     /// Ends the body. A producer that ends otherwise breaks it off, and the client sees that.
     pub(super) async fn end(self) {
         // Nobody there to be told is fine.

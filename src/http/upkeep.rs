@@ -38,6 +38,7 @@ struct Verdict {
     ok: bool,
     events: u64,
     invoices: u64,
+    tokens: u64,
     found: u64,
     findings: Vec<Finding>,
 }
@@ -54,6 +55,7 @@ impl Verdict {
             ok: report.found == 0,
             events: report.events,
             invoices: report.invoices,
+            tokens: report.tokens,
             found: report.found,
             findings: report
                 .findings
@@ -159,7 +161,12 @@ fn reject(error: UpkeepError) -> Reject {
             "Nothing was made, and payments go on: {why}. Make room, or run `payd backup` with \
              another directory."
         )),
-        UpkeepError::NotSound(why) => Reject::internal(why),
+        UpkeepError::NotSound(why) => Reject::internal_with(
+            "The store is not what payd wrote, and what is made of it would not be either. \
+             `payctl verify` says what is found; stop payd, keep a copy of its directory, and \
+             restore a backup.",
+            why,
+        ),
         UpkeepError::Failed(why) => Reject::internal(why),
     }
 }

@@ -1,13 +1,12 @@
 //! `Prefer: wait=N` on `pay`: the answer is held until the invoice is decided or the time is up. It
 //! never changes what is kept under an idempotency key: that is the answer before any waiting.
 
-use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderName;
 use axum::http::header::HeaderValue;
 use axum::response::Response;
-use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use super::call::Call;
@@ -18,6 +17,7 @@ use super::problem::Reject;
 use crate::api::Payment;
 use crate::application::Bell;
 use crate::application::ports::PaymentRecord;
+use crate::application::request::PaymentView;
 use crate::domain::{InvoiceId, InvoiceStatus, PaymentId};
 
 /// RFC 7240, section 3.
@@ -30,39 +30,29 @@ const ACCEPTED: u16 = 202;
 /// retry that follows it rings no bell.
 const REPLAY_LOOK: Duration = Duration::from_secs(1);
 
-/// An invoice's bell, armed: a ring between two looks at the tables is not missed.
-pub(super) struct Watch<'b> {
-    bell: &'b Bell,
-    ring: Pin<Box<Notified<'b>>>,
+/// What waiting came to.
+enum Heard {
+    /// The bell: this is how it ended, if it says so.
+    Ring(Option<Arc<PaymentView>>),
+    /// There is nothing more to wait for: the time is up, or payd drains.
+    Enough,
 }
 
-impl<'b> Watch<'b> {
-    /// Arms it: it counts from here on.
-    pub(super) fn arm(bell: &'b Bell) -> Self {
-        let mut ring = Box::pin(bell.ring());
-        ring.as_mut().enable();
-        Self { bell, ring }
-    }
-
-    /// Waits for a ring, until the deadline, or until payd drains. Armed anew, it says whether there
-    /// is more to wait for.
-    async fn wait(&mut self, call: &Call, deadline: Instant) -> bool {
-        let more = tokio::select! {
-            biased;
-            () = self.ring.as_mut() => true,
-            () = call.shared.shutdown.cancelled() => false,
-            () = tokio::time::sleep_until(deadline) => false,
-        };
-        *self = Self::arm(self.bell);
-        more
+/// Waits for a ring, until the deadline, or until payd drains.
+async fn listen(bell: &mut Bell, call: &Call, deadline: Instant) -> Heard {
+    tokio::select! {
+        biased;
+        payment = bell.ring() => Heard::Ring(payment),
+        () = call.shared.shutdown.cancelled() => Heard::Enough,
+        () = tokio::time::sleep_until(deadline) => Heard::Enough,
     }
 }
 
-/// Holds the answer to `pay`. The watch was armed before the payment was asked for.
+/// Holds the answer to `pay`. The bell was made before the payment was asked for.
 pub(super) async fn answer(
     call: &Call,
     invoice: &InvoiceId,
-    watch: Watch<'_>,
+    bell: Bell,
     given: Given,
     seconds: u64,
 ) -> Result<Response, Reject> {
@@ -72,10 +62,10 @@ pub(super) async fn answer(
             .map_err(|error| Reject::internal(format!("a kept answer cannot be read: {error}")))?;
         let id = PaymentId::parse(&first.id)
             .map_err(|error| Reject::internal(format!("a kept answer cannot be read: {error}")))?;
-        same_payment(call, watch, id, deadline).await?
+        same_payment(call, bell, id, deadline).await?
     } else {
         let fresh = given.answer.status == ACCEPTED;
-        latest_payment(call, invoice, watch, deadline, fresh).await?
+        latest_payment(call, invoice, bell, deadline, fresh).await?
     };
     let payment = Payment::of(&record.invoice, &record.payment);
     let answer = if decided {
@@ -96,15 +86,25 @@ pub(super) async fn answer(
 async fn latest_payment(
     call: &Call,
     invoice: &InvoiceId,
-    mut watch: Watch<'_>,
+    mut bell: Bell,
     deadline: Instant,
     fresh: bool,
 ) -> Result<(PaymentRecord, bool), Reject> {
     // What this very request has asked for is being sent: there is nothing to see before it rings.
-    let mut more = !fresh || watch.wait(call, deadline).await;
+    let mut look = !fresh;
+    let mut more = true;
     loop {
+        if !look {
+            match listen(&mut bell, call, deadline).await {
+                // As it was committed: the tables say the same, until something else happens.
+                Heard::Ring(Some(ended)) => return Ok(as_committed(&ended)),
+                Heard::Ring(None) => {}
+                Heard::Enough => more = false,
+            }
+        }
+        look = false;
         let id = invoice.clone();
-        let read = call.app().read(move |reader| reader.latest_payment(&id));
+        let read = call.read(move |reader| reader.latest_payment(&id));
         let (status, latest) = read
             .await?
             .ok_or_else(|| Reject::internal("a paid invoice has no payment"))?;
@@ -113,27 +113,34 @@ async fn latest_payment(
             let decided = left && !latest.payment.state.is_open();
             return Ok((latest, decided));
         }
-        more = watch.wait(call, deadline).await;
     }
+}
+
+/// A payment with which its invoice left PROCESSING.
+fn as_committed(ended: &PaymentView) -> (PaymentRecord, bool) {
+    let PaymentView { invoice, payment } = ended.clone();
+    let decided = !payment.state.is_open();
+    (PaymentRecord { invoice, payment }, decided)
 }
 
 /// Waits until that very payment is decided.
 async fn same_payment(
     call: &Call,
-    mut watch: Watch<'_>,
+    mut bell: Bell,
     id: PaymentId,
     deadline: Instant,
 ) -> Result<(PaymentRecord, bool), Reject> {
     let mut last_look = false;
     loop {
-        let record = call.app().read(move |reader| reader.payment(id)).await?;
+        let record = call.read(move |reader| reader.payment(id)).await?;
         let record = record.ok_or_else(|| Reject::internal("a kept answer's payment is gone"))?;
         let decided = !record.payment.state.is_open();
         if decided || last_look {
             return Ok((record, decided));
         }
         let next_look = deadline.min(Instant::now() + REPLAY_LOOK);
-        let rung = watch.wait(call, next_look).await;
-        last_look = !rung && (next_look == deadline || call.shared.shutdown.is_cancelled());
+        let heard = listen(&mut bell, call, next_look).await;
+        last_look = matches!(heard, Heard::Enough)
+            && (next_look == deadline || call.shared.shutdown.is_cancelled());
     }
 }

@@ -101,7 +101,10 @@ pub enum DirectoriesError {
         source: io::Error,
     },
     /// A directory cannot be made.
-    #[error("the directory {} cannot be made: {source}", path.display())]
+    #[error(
+        "the directory {} cannot be made: {source}; see that there is no file in its place and that payd's user may write \
+         above it, or choose another", path.display()
+    )]
     NotMade {
         /// The directory.
         path: PathBuf,

@@ -109,7 +109,7 @@ fn completions_are_those_of_the_definitions() {
         ("zsh", "_payctl"),
         ("fish", "payctl.fish"),
     ] {
-        let script = payd::cli::completion_script(shell, "payctl").unwrap();
+        let script = payd::cli::completion_script(shell).unwrap();
         scripts.insert(file.to_owned(), script);
     }
     // payd has nothing to complete that only it knows, so its scripts need not ask it.

@@ -12,6 +12,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &["application", "api", "domain", "failpoints"],
     ),
     ("failpoints", &["failpoints"]),
+    ("trust", &["trust"]),
     (
         "infrastructure",
         &[
@@ -20,11 +21,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "api",
             "domain",
             "failpoints",
+            "trust",
         ],
     ),
     ("http", &["http", "application", "api", "domain"]),
     ("config", &["config", "domain"]),
-    ("client", &["client", "api", "domain"]),
+    ("client", &["client", "trust", "api", "domain"]),
     ("cli", &["cli", "client", "api", "domain"]),
     (
         "daemon",

@@ -53,7 +53,8 @@ pub(super) struct Done {
     pub(super) head: Head,
     pub(super) paused: bool,
     pub(super) lines: Vec<Line>,
-    pub(super) settled: Vec<InvoiceId>,
+    /// Invoices that have left PROCESSING; with which payment, where somebody waits for that.
+    pub(super) settled: Vec<(InvoiceId, Option<PaymentView>)>,
     pub(super) due: Vec<ChargeRequest>,
     pub(super) lookups: Vec<ChargeRequest>,
     /// All of them, where some changed.
@@ -524,6 +525,14 @@ impl<'e, S: Store> Batch<'e, S> {
         } else {
             self.engine.store.rollback();
         }
+        let ended = std::mem::take(&mut self.settled).into_iter();
+        let settled = ended
+            .map(|id| {
+                let waited = self.engine.bus.is_waited_for(&id);
+                let view = self.set.get(&id).filter(|_| waited).and_then(ended_with);
+                (id, view)
+            })
+            .collect();
         for (id, entry) in self.set.into_entries() {
             self.engine.recent.keep(id, entry);
         }
@@ -531,7 +540,7 @@ impl<'e, S: Store> Batch<'e, S> {
             head: self.head,
             paused: self.paused,
             lines: self.lines,
-            settled: self.settled,
+            settled,
             due: self.due,
             lookups: self.lookups,
             tokens,
@@ -823,6 +832,16 @@ fn payment_reply(aggregate: &Aggregate, payment: &Payment, fresh: bool) -> Reply
         payment: Box::new(view),
         fresh,
     }
+}
+
+/// The payment with which an invoice left PROCESSING, unless it is there again.
+fn ended_with(entry: &Entry) -> Option<PaymentView> {
+    let invoice = &entry.aggregate.invoice;
+    let payment = entry.aggregate.latest()?;
+    (invoice.status != InvoiceStatus::Processing).then(|| PaymentView {
+        invoice: invoice.content.clone(),
+        payment: payment.clone(),
+    })
 }
 
 fn charge_request(aggregate: &Aggregate, payment: &Payment) -> ChargeRequest {

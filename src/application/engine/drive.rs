@@ -10,6 +10,7 @@ use super::super::gate::Closure;
 use super::super::ports::Store;
 use super::super::request::{Action, Caller, Envelope, Idempotency, Outcome, SubmitError};
 use super::super::tokens::Tokens;
+use super::teller::{Teller, Telling};
 use super::{Engine, Fatal, Health};
 
 /// Requests that may wait. At some tens of thousands a second, a full queue is a wait of well under
@@ -122,13 +123,20 @@ pub fn spawn<S: Store>(engine: Engine<S>) -> (EngineHandle, Run<S>) {
 }
 
 impl<S: Store> Run<S> {
+    /// From here on, what was committed is told on whichever thread runs what this gives.
+    pub fn tell_elsewhere(&mut self) -> Telling {
+        let (teller, telling) = Teller::apart(Arc::clone(&self.engine.metrics));
+        self.engine.teller = teller;
+        telling
+    }
+
     /// Runs until every handle is gone and everything submitted is decided. It blocks while it
     /// commits, so it belongs on a thread of its own.
     ///
     /// # Errors
     /// Where the process must end.
     pub async fn run(mut self) -> Result<(), Fatal> {
-        let mut envelopes = Vec::with_capacity(BATCH_MAX);
+        let mut envelopes = Vec::new();
         loop {
             let wait = self.engine.sleep().unwrap_or(Duration::MAX);
             // A timeout is a reason to run, too: something is due.
@@ -136,8 +144,8 @@ impl<S: Store> Run<S> {
             if let Ok(0) = tokio::time::timeout(wait, received).await {
                 return Ok(());
             }
-            let batch = std::mem::replace(&mut envelopes, Vec::with_capacity(BATCH_MAX));
-            self.engine.run(batch)?;
+            // It grows as it has to: room for the longest would be a large allocation each time.
+            self.engine.run(std::mem::take(&mut envelopes))?;
         }
     }
 }

@@ -11,6 +11,7 @@ mod agenda;
 mod batch;
 mod drive;
 mod recent;
+mod teller;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,15 +23,17 @@ use crate::domain::{Context, InvoiceId, LookupPolicy, RetryPolicy, Timestamp};
 use super::bus::Bus;
 use super::gate::{Closure, Gate, Shut};
 use super::metrics::Metrics;
-use super::ports::{Clock, Head, Queue, Random, Store, StoreError, StoreInfo};
+use super::ports::{ChargeRequest, Clock, Head, Queue, Random, Store, StoreError, StoreInfo};
 use super::request::{Action, Envelope, Outcome, Reply, SubmitError};
 use super::tokens::Tokens;
 
 use agenda::Agenda;
 use batch::Batch;
 use recent::Recent;
+use teller::Teller;
 
 pub use drive::{EngineHandle, Run, spawn};
+pub use teller::Telling;
 
 use drive::BATCH_MAX;
 
@@ -86,6 +89,7 @@ pub struct Engine<S> {
     health: Arc<Health>,
     tokens: Arc<Tokens>,
     untold: Vec<batch::Line>,
+    teller: Teller,
     /// When to see whether there is room again.
     probe_at: Option<Timestamp>,
 }
@@ -138,11 +142,15 @@ impl Health {
     }
 }
 
-/// A worker's standing request for work of one kind.
+/// Standing requests for work of one kind, the oldest first.
 #[derive(Default)]
 struct Claims {
-    parked: Option<Envelope>,
+    parked: Vec<Envelope>,
 }
+
+/// Requests for work of one kind that may stand: while what one of them was given is on its way, the
+/// other is there for the next batch.
+const STANDING_MAX: usize = 2;
 
 impl<S: Store> Engine<S> {
     /// Takes over a store. The bus is told where its log ends.
@@ -188,6 +196,7 @@ impl<S: Store> Engine<S> {
             health: Arc::new(Health::new(paused)),
             tokens,
             untold: Vec::new(),
+            teller: Teller::Here,
             probe_at: None,
         })
     }
@@ -355,7 +364,7 @@ impl<S: Store> Engine<S> {
     /// Lets the prober ask, where it is time to.
     fn claim_probe(&mut self, now: Timestamp) {
         let due = self.gate.probe_at().is_some_and(|at| at <= now);
-        if due && let Some(parked) = self.probes.parked.take() {
+        if due && let Some(parked) = self.probes.parked.pop() {
             self.gate.probing(now);
             // A prober that is gone leaves the next probe to the next.
             let _ = parked
@@ -469,8 +478,7 @@ impl<S: Store> Engine<S> {
                 return;
             }
         };
-        claims.send_home();
-        claims.parked = Some(envelope);
+        claims.park(envelope);
         if self.stopping {
             claims.send_home();
         }
@@ -550,17 +558,16 @@ impl<S: Store> Engine<S> {
         }
         if !done.lines.is_empty() {
             self.bus.advance(done.head.sequence);
-            self.bus.settled(&done.settled);
+            self.bus.settled(done.settled);
         }
         self.untold.extend(done.lines);
     }
 
-    /// Writes the log lines of what was committed. Last of all: whoever reads the log may be slow,
-    /// and nobody else is to wait for that.
+    /// Tells of what was committed. Last of all, since nobody waits for it.
     fn tell(&mut self) {
-        for line in self.untold.drain(..) {
-            line.log();
-            self.metrics.event_told(&line.appended());
+        if !self.untold.is_empty() {
+            let lines = std::mem::take(&mut self.untold);
+            self.teller.tell(lines, self.metrics.as_ref());
         }
     }
 
@@ -584,7 +591,7 @@ impl<S: Store> Engine<S> {
             }
         };
         for claims in [&mut self.due, &mut self.lookups, &mut self.probes] {
-            if let Some(parked) = claims.parked.take() {
+            for parked in claims.parked.drain(..) {
                 // The worker comes back by itself.
                 let _ = parked.reply.send(Err(why.clone()));
             }
@@ -607,7 +614,8 @@ impl<S: Store> Engine<S> {
                 next = Some(next.map_or(at, |earliest| earliest.min(at)));
             }
         }
-        let probe = self.probes.parked.as_ref().and(self.gate.probe_at());
+        let probes = !self.probes.parked.is_empty();
+        let probe = self.gate.probe_at().filter(|_| probes);
         for at in [self.probe_at, probe].into_iter().flatten() {
             next = Some(next.map_or(at, |earliest| earliest.min(at)));
         }
@@ -623,8 +631,8 @@ impl<S: Store> Engine<S> {
 
     /// The queues in which something can be done now.
     fn watched(&self) -> impl Iterator<Item = Queue> + use<S> {
-        let sends = self.due.parked.is_some() && !self.info.paused && self.gate.is_open();
-        let looks = self.lookups.parked.is_some();
+        let sends = !self.due.parked.is_empty() && !self.info.paused && self.gate.is_open();
+        let looks = !self.lookups.parked.is_empty();
         let queues = [
             Some(Queue::Leases),
             sends.then_some(Queue::Due),
@@ -658,32 +666,52 @@ impl<S: Store> Engine<S> {
 }
 
 impl Claims {
-    /// Answers a worker that waits with nothing.
+    /// One more. Of those whose worker is gone none stays, and of the others the newest.
+    fn park(&mut self, envelope: Envelope) {
+        self.parked.retain(|parked| !parked.reply.is_closed());
+        if self.parked.len() == STANDING_MAX {
+            give(self.parked.remove(0), Vec::new());
+        }
+        self.parked.push(envelope);
+    }
+
+    /// Answers the workers that wait with nothing.
     fn send_home(&mut self) {
-        self.give(Vec::new());
-    }
-
-    fn give(&mut self, claimed: Vec<super::ports::ChargeRequest>) {
-        if let Some(parked) = self.parked.take() {
-            // A worker that is gone has left its claims to the lease.
-            let _ = parked
-                .reply
-                .send(Ok(Outcome::Fresh(Ok(Reply::Claimed(claimed)), None)));
+        for parked in self.parked.drain(..) {
+            give(parked, Vec::new());
         }
     }
 
-    /// How many the worker would take.
+    /// Gives each what it takes, the one that has waited longest first.
+    fn give(&mut self, mut claimed: Vec<ChargeRequest>) {
+        while !claimed.is_empty() && !self.parked.is_empty() {
+            let parked = self.parked.remove(0);
+            let rest = claimed.split_off(limit(&parked).min(claimed.len()));
+            give(parked, std::mem::replace(&mut claimed, rest));
+        }
+    }
+
+    /// How many the workers would take.
     fn limit(&self) -> usize {
-        match self
-            .parked
-            .as_ref()
-            .filter(|parked| !parked.reply.is_closed())
-            .map(|parked| &parked.action)
-        {
-            Some(Action::ClaimDue { limit } | Action::ClaimLookups { limit }) => *limit,
-            _ => 0,
-        }
+        self.parked.iter().map(limit).sum()
     }
+}
+
+fn limit(parked: &Envelope) -> usize {
+    match &parked.action {
+        Action::ClaimDue { limit } | Action::ClaimLookups { limit }
+            if !parked.reply.is_closed() =>
+        {
+            *limit
+        }
+        _ => 0,
+    }
+}
+
+fn give(parked: Envelope, claimed: Vec<ChargeRequest>) {
+    // A worker that is gone has left its claims to the lease.
+    let reply = Reply::Claimed(claimed);
+    let _ = parked.reply.send(Ok(Outcome::Fresh(Ok(reply), None)));
 }
 
 fn answer(requests: Vec<Envelope>, outcomes: Vec<batch::Answered>) {

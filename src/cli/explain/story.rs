@@ -9,7 +9,7 @@ use super::sentence::sentence;
 use super::standing::Standing;
 use crate::api::{Event, Invoice, Payment};
 use crate::cli::output::Output;
-use crate::cli::text::{clean, clock, money, relative, status_style, styled, wrap};
+use crate::cli::text::{clean, clock, money, relative, status_style, styled, wrap_prose};
 
 /// Sentences stand in from the headings.
 const INDENT: &str = "  ";
@@ -44,7 +44,8 @@ impl Story<'_> {
             styled(&invoice.status, status_style(&invoice.status)),
         )];
         if let Some(description) = &invoice.description {
-            lines.push(format!("  {}", clean(description)));
+            let description = format!("  {}", clean(description));
+            lines.extend(wrap_prose(&description, width, INDENT));
         }
         lines.push(String::new());
         lines.push(Output::bold("What happened"));
@@ -52,7 +53,7 @@ impl Story<'_> {
             let data: Value = serde_json::from_str(event.data.get()).unwrap_or_default();
             let (time, sentence) = (clock(&event.time), sentence(event, &data));
             let room = format!("{EVENT_INDENT}{}", clean(&sentence));
-            let mut told = wrap(&room, width, EVENT_INDENT);
+            let mut told = wrap_prose(&room, width, EVENT_INDENT);
             if let Some(first) = told.first_mut() {
                 *first = format!("  {time}  {}", first.trim_start());
             }
@@ -61,7 +62,7 @@ impl Story<'_> {
         let Standing { why, next, can } = self.standing();
         lines.push(String::new());
         lines.push(Output::bold("Why it stands there"));
-        let told = |line: &String| wrap(&format!("  {}", clean(line)), width, INDENT);
+        let told = |line: &String| wrap_prose(&format!("  {}", clean(line)), width, INDENT);
         lines.extend(why.iter().flat_map(told));
         if invoice.needs_attention {
             let red = AnsiColor::Red.on_default().bold();
@@ -69,7 +70,12 @@ impl Story<'_> {
                 Some(reason) => format!("It needs your attention: {reason}"),
                 None => "It needs your attention.".to_owned(),
             };
-            lines.extend(wrap(&format!("  {}", styled(&text, red)), width, INDENT));
+            // The colour goes around each line: a word of prose is cut where it is long.
+            let told = wrap_prose(&format!("  {}", clean(&text)), width, INDENT);
+            lines.extend(
+                told.iter()
+                    .map(|line| format!("  {}", styled(line.trim_start(), red))),
+            );
         }
         lines.push(String::new());
         lines.push(Output::bold("What comes next"));

@@ -88,7 +88,10 @@ pub(crate) fn print(
         Format::Json => out.raw(&answer.body),
         Format::Jsonl => out.compact(&answer.body),
         Format::Name => out.line(&crate::cli::text::clean(&invoice.id)),
-        Format::Table => out.lines(&details(invoice, now)),
+        Format::Table => {
+            let width = out.width();
+            out.lines(&details(invoice, now, width))
+        }
     }
 }
 
@@ -106,7 +109,7 @@ pub(crate) fn print_short(
     out.lines(&lines)
 }
 
-fn details(invoice: &Invoice<'_>, now: Timestamp) -> Vec<String> {
+fn details(invoice: &Invoice<'_>, now: Timestamp, width: Option<usize>) -> Vec<String> {
     let time = |text: &str| Cell::new(&format!("{} ({})", relative(now, text), clock(text)));
     let mut rows = vec![
         ("invoice", Cell::new(&invoice.id)),
@@ -151,5 +154,5 @@ fn details(invoice: &Invoice<'_>, now: Timestamp) -> Vec<String> {
     if let Some(paid) = &invoice.paid_at {
         rows.push(("paid", time(paid)));
     }
-    pairs(&rows)
+    pairs(&rows, width)
 }

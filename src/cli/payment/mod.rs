@@ -84,7 +84,10 @@ pub(crate) fn print(
         Format::Json => out.raw(&answer.body),
         Format::Jsonl => out.compact(&answer.body),
         Format::Name => out.line(&clean(&payment.id)),
-        Format::Table => out.lines(&details(payment, now)),
+        Format::Table => {
+            let width = out.width();
+            out.lines(&details(payment, now, width))
+        }
     }
 }
 
@@ -108,7 +111,7 @@ pub(crate) fn print_short(out: &mut Output, answer: &Answer, payment: &Payment<'
     out.line(&line)
 }
 
-fn details(payment: &Payment<'_>, now: Timestamp) -> Vec<String> {
+fn details(payment: &Payment<'_>, now: Timestamp, width: Option<usize>) -> Vec<String> {
     let time = |text: &str| Cell::new(&format!("{} ({})", relative(now, text), clock(text)));
     let mut rows = vec![
         ("payment", Cell::new(&payment.id)),
@@ -147,5 +150,5 @@ fn details(payment: &Payment<'_>, now: Timestamp) -> Vec<String> {
     if let Some(finished) = &payment.finished_at {
         rows.push(("decided", time(finished)));
     }
-    pairs(&rows)
+    pairs(&rows, width)
 }

@@ -2,35 +2,113 @@
 //! thread of their own, and where that is full they are dropped and counted. A payment never waits for
 //! its log line.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Lines that may wait. At some hundred bytes each a few megabytes, and seconds of a busy log.
-const WAITING_MAX: usize = 8192;
+/// Bytes that may wait: some ten thousand lines, and a second or more of a busy log.
+const WAITING_MAX: usize = 4 * 1024 * 1024;
 
-/// Written at once, at most: enough to make the calls few.
-const WRITE_MAX: usize = 64 * 1024;
+/// How long the thread lets lines gather after the first. Without, each line wakes it, and being woken
+/// costs more than writing does.
+const GATHER: Duration = Duration::from_millis(5);
 
-/// The pause before a full queue is asked again whether it takes the wish to flush.
-const FULL_PAUSE: Duration = Duration::from_millis(5);
-
-enum Message {
-    Line(Vec<u8>),
-    /// Says so when all before it is written.
-    Flush(SyncSender<()>),
-}
+/// Bytes for which it does not wait any longer.
+const GATHERED: usize = 64 * 1024;
 
 /// Where lines go. Cheap to clone; all clones are one queue.
 #[derive(Clone)]
 pub(super) struct Background {
-    queue: SyncSender<Message>,
+    queue: Arc<Queue>,
+    clean: fn(&str) -> Cow<'_, [u8]>,
+    /// The thread ends after the last of these.
+    _alive: Arc<Alive>,
+}
+
+struct Queue {
+    waiting: Mutex<Waiting>,
+    /// For the thread: there is something to do.
+    changed: Condvar,
+    /// For those who flush: something was written.
+    written: Condvar,
     dropped: Arc<AtomicU64>,
-    clean: fn(&str) -> Vec<u8>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    lines: u64,
+    /// What was ever put in, and what of it is written or lost, in lines.
+    put: u64,
+    done: u64,
+    /// Who flushes does not want to wait for more lines.
+    hurry: bool,
+    /// The thread waits for a first line, and wants to be woken for it.
+    idle: bool,
+    over: bool,
+}
+
+struct Alive(Arc<Queue>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.lock().over = true;
+        self.0.changed.notify_one();
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, line: &[u8]) {
+        let mut waiting = self.lock();
+        if waiting.bytes.len() + line.len() > WAITING_MAX {
+            drop(waiting);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let before = waiting.bytes.len();
+        waiting.bytes.extend_from_slice(line);
+        waiting.lines += 1;
+        waiting.put += 1;
+        let enough = before < GATHERED && waiting.bytes.len() >= GATHERED;
+        let wake = std::mem::take(&mut waiting.idle) || enough;
+        drop(waiting);
+        if wake {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits for lines, and for some more after the first; then takes them all, into an empty buffer.
+    /// Says how many; `None`: there will be no more.
+    fn take(&self, into: &mut Vec<u8>) -> Option<u64> {
+        let mut waiting = self.lock();
+        while waiting.lines == 0 {
+            if waiting.over {
+                return None;
+            }
+            waiting.idle = true;
+            waiting = self
+                .changed
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        waiting.idle = false;
+        let hurries = |it: &mut Waiting| !it.hurry && !it.over && it.bytes.len() < GATHERED;
+        let (mut waiting, _) = self
+            .changed
+            .wait_timeout_while(waiting, GATHER, hurries)
+            .unwrap_or_else(PoisonError::into_inner);
+        waiting.hurry = false;
+        std::mem::swap(&mut waiting.bytes, into);
+        Some(std::mem::take(&mut waiting.lines))
+    }
 }
 
 impl Background {
@@ -41,75 +119,64 @@ impl Background {
     pub(super) fn start(
         name: &str,
         mut out: impl Write + Send + 'static,
-        clean: fn(&str) -> Vec<u8>,
+        clean: fn(&str) -> Cow<'_, [u8]>,
     ) -> io::Result<Self> {
-        let (queue, lines) = sync_channel(WAITING_MAX);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let lost = Arc::clone(&dropped);
+        let queue = Arc::new(Queue {
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
+            written: Condvar::new(),
+            dropped: Arc::default(),
+        });
+        let source = Arc::clone(&queue);
         std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || write_all(&lines, &mut out, &lost))?;
+            .spawn(move || write_all(&source, &mut out))?;
         Ok(Self {
+            _alive: Arc::new(Alive(Arc::clone(&queue))),
             queue,
-            dropped,
             clean,
         })
     }
 
     /// Lines that were not written, since the start.
     pub(super) fn dropped(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.dropped)
+        Arc::clone(&self.queue.dropped)
     }
 
     /// Waits until what waits now is written, `limit` at most: what is stuck must not hold up an end.
     pub(super) fn flush(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
-        let (written, wait) = sync_channel(1);
-        let mut wish = Message::Flush(written);
-        loop {
-            match self.queue.try_send(wish) {
-                Ok(()) => break,
-                Err(TrySendError::Disconnected(_)) => return,
-                Err(TrySendError::Full(back)) if Instant::now() < deadline => {
-                    wish = back;
-                    std::thread::sleep(FULL_PAUSE);
-                }
-                Err(TrySendError::Full(_)) => return,
+        let mut waiting = self.queue.lock();
+        let until = waiting.put;
+        while waiting.done < until {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // There is nobody left to tell.
+                return;
             }
+            waiting.hurry = true;
+            self.queue.changed.notify_one();
+            (waiting, _) = self
+                .queue
+                .written
+                .wait_timeout(waiting, left)
+                .unwrap_or_else(PoisonError::into_inner);
         }
-        // In time or not: there is nobody left to tell.
-        let _ = wait.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 }
 
-fn write_all(lines: &Receiver<Message>, out: &mut impl Write, dropped: &AtomicU64) {
-    let mut bytes = Vec::with_capacity(WRITE_MAX);
-    while let Ok(first) = lines.recv() {
-        let mut next = Some(first);
-        let (mut count, mut waiting) = (0, None);
-        while let Some(message) = next.take() {
-            match message {
-                Message::Line(line) => {
-                    bytes.extend_from_slice(&line);
-                    count += 1;
-                }
-                Message::Flush(written) => {
-                    waiting = Some(written);
-                    break;
-                }
-            }
-            if bytes.len() < WRITE_MAX {
-                next = lines.try_recv().ok();
-            }
-        }
+fn write_all(queue: &Queue, out: &mut impl Write) {
+    let mut bytes = Vec::new();
+    while let Some(lines) = queue.take(&mut bytes) {
         if out.write_all(&bytes).and_then(|()| out.flush()).is_err() {
             // The disk is full, or nobody reads: the next lines may fare better.
-            dropped.fetch_add(count, Ordering::Relaxed);
+            queue.dropped.fetch_add(lines, Ordering::Relaxed);
         }
         bytes.clear();
-        if let Some(written) = waiting {
-            let _ = written.send(());
-        }
+        // What a burst took is not kept for ever.
+        bytes.shrink_to(GATHERED * 2);
+        queue.lock().done += lines;
+        queue.written.notify_all();
     }
 }
 
@@ -126,13 +193,8 @@ pub(super) struct Line<'a>(&'a Background);
 
 impl Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let line = (self.0.clean)(&String::from_utf8_lossy(bytes));
-        match self.0.queue.try_send(Message::Line(line)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.0.dropped.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+        let line = String::from_utf8_lossy(bytes);
+        self.0.queue.put(&(self.0.clean)(&line));
         Ok(bytes.len())
     }
 
@@ -143,7 +205,7 @@ impl Write for Line<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Receiver, channel};
 
     use super::*;
 
@@ -162,20 +224,59 @@ mod tests {
         }
     }
 
+    const LINE: &[u8] = b"a line of a log\n";
+
     #[test]
     fn what_is_stuck_holds_up_nobody_and_its_lines_are_counted() {
         let (go_on, wait) = channel();
         let background =
-            Background::start("test", Stuck(wait), |line| line.as_bytes().to_vec()).unwrap();
+            Background::start("test", Stuck(wait), |line| line.as_bytes().into()).unwrap();
         let extra = 100;
-        // The thread may have taken up to so many out of the queue before it got stuck.
-        let taken = WRITE_MAX / b"line\n".len() + 1;
-        for _ in 0..WAITING_MAX + taken + extra {
-            background.make_writer().write_all(b"line\n").unwrap();
+        // The thread may have taken all that fits before it got stuck, and then as much fits again.
+        for _ in 0..2 * (WAITING_MAX / LINE.len() + 1) + extra {
+            background.make_writer().write_all(LINE).unwrap();
         }
         assert!(background.dropped().load(Ordering::Relaxed) >= extra as u64);
         background.flush(Duration::from_millis(20));
         drop(go_on);
         background.flush(Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_was_put_in_is_written_in_order_and_flush_waits_for_it() {
+        let (lines, written) = channel();
+        let background =
+            Background::start("test", Into(lines), |line| line.as_bytes().into()).unwrap();
+        let mut want = Vec::new();
+        for round in 0..3 {
+            for n in 0..5000 {
+                let line = format!("{round} {n}\n");
+                background.make_writer().write_all(line.as_bytes()).unwrap();
+                want.extend_from_slice(line.as_bytes());
+            }
+            background.flush(Duration::from_secs(60));
+            let got: Vec<u8> = written.try_iter().flatten().collect();
+            assert!(got == want, "round {round}");
+            want.clear();
+        }
+        background.make_writer().write_all(LINE).unwrap();
+        drop(background);
+        // The last of them is written though nobody flushes, and then the thread is gone.
+        let rest: Vec<u8> = written.iter().flatten().collect();
+        assert_eq!(rest, LINE);
+    }
+
+    /// Hands on what it gets.
+    struct Into(std::sync::mpsc::Sender<Vec<u8>>);
+
+    impl Write for Into {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(bytes.to_vec()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Nothing from outside breaks a line, plays with a terminal or fills the disk: what could is escaped,
 //! and what is long is cut.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 /// Characters of one field, or of the message. What payd says itself is shorter.
@@ -52,7 +53,10 @@ impl<W: fmt::Write> fmt::Write for Field<W> {
 
 /// A line of JSON as written by a serializer: strings are cut to [`FIELD_CHARS_MAX`], and what a
 /// serializer leaves though a terminal would obey it is escaped. It stays the same JSON otherwise.
-pub(super) fn json(line: &str) -> Vec<u8> {
+pub(super) fn json(line: &str) -> Cow<'_, [u8]> {
+    if is_plain(line) {
+        return Cow::Borrowed(line.as_bytes());
+    }
     let mut clean = String::with_capacity(line.len());
     // How many characters of the string that we are in have been seen.
     let mut seen: Option<usize> = None;
@@ -94,12 +98,19 @@ pub(super) fn json(line: &str) -> Vec<u8> {
             clean.push_str(&digits);
         }
     }
-    clean.into_bytes()
+    Cow::Owned(clean.into_bytes())
+}
+
+/// Whether a line of JSON has nothing in it that could have to be escaped or cut: the most of them.
+fn is_plain(line: &str) -> bool {
+    let printable = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'\\';
+    line.trim_ascii_end().bytes().all(printable)
+        && line.split('"').all(|part| part.len() < FIELD_CHARS_MAX)
 }
 
 /// Text is clean when it gets here.
-pub(super) fn text(line: &str) -> Vec<u8> {
-    line.as_bytes().to_vec()
+pub(super) fn text(line: &str) -> Cow<'_, [u8]> {
+    Cow::Borrowed(line.as_bytes())
 }
 
 #[cfg(test)]
@@ -119,7 +130,7 @@ mod tests {
         ] {
             let line =
                 serde_json::json!({"n": 1, text: [text, {"x": text}], "e": null}).to_string();
-            let cleaned = String::from_utf8(json(&line)).unwrap();
+            let cleaned = String::from_utf8(json(&line).into_owned()).unwrap();
             let (was, is): (serde_json::Value, serde_json::Value) = (
                 serde_json::from_str(&line).unwrap(),
                 serde_json::from_str(&cleaned).unwrap(),
@@ -127,7 +138,7 @@ mod tests {
             assert_eq!(was, is);
             assert!(!cleaned.chars().any(is_unsafe), "{cleaned:?}");
         }
-        assert_eq!(json("{\"a\":1}\n"), b"{\"a\":1}\n");
+        assert_eq!(&*json("{\"a\":1}\n"), b"{\"a\":1}\n");
     }
 
     #[test]

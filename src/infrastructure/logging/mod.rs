@@ -12,7 +12,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tracing::Subscriber;
-use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::SubscriberExt;
@@ -22,9 +21,11 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 mod background;
 mod clean;
+mod daily;
 
 use background::Background;
 use clean::Field;
+use daily::Daily;
 
 /// Files kept, one a day: two weeks is time enough to notice, and bounds the disk.
 const FILES_MAX: usize = 14;
@@ -79,12 +80,12 @@ pub enum LoggingError {
         source: tracing_subscriber::filter::ParseError,
     },
     /// No file can be opened.
-    #[error("no log file can be opened in {}: {source}", dir.display())]
+    #[error("no log file can be opened in {}: {source}; see that log.dir is a directory that payd's user may write to", dir.display())]
     File {
         /// The directory.
         dir: PathBuf,
         /// Why.
-        source: tracing_appender::rolling::InitError,
+        source: io::Error,
     },
     /// It was started before, or is over.
     #[error("logging cannot be set up: {0}")]
@@ -262,17 +263,11 @@ where
 }
 
 /// `payd.<date>.json`, a new one each day, and no more of them than [`FILES_MAX`].
-fn file(dir: &Path) -> Result<RollingFileAppender, LoggingError> {
-    RollingFileAppender::builder()
-        .rotation(Rotation::DAILY)
-        .filename_prefix("payd")
-        .filename_suffix("json")
-        .max_log_files(FILES_MAX)
-        .build(dir)
-        .map_err(|source| LoggingError::File {
-            dir: dir.to_owned(),
-            source,
-        })
+fn file(dir: &Path) -> Result<Daily, LoggingError> {
+    Daily::open(dir, FILES_MAX, jiff::Timestamp::now).map_err(|source| LoggingError::File {
+        dir: dir.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -427,7 +422,16 @@ mod tests {
             .collect();
         files.sort();
         assert!(files.contains(&"notes.txt".to_owned()), "{files:?}");
-        assert!(files.len() <= FILES_MAX + 1, "{files:?}");
+        assert_eq!(files.len(), FILES_MAX + 1, "{files:?}");
+        // The oldest went.
+        assert!(
+            !files.contains(&"payd.2020-02-15.json".to_owned()),
+            "{files:?}"
+        );
+        assert!(
+            files.contains(&"payd.2020-02-16.json".to_owned()),
+            "{files:?}"
+        );
         assert!(
             files.last().is_some_and(|it| it > &"payd.2026".to_owned()),
             "{files:?}"

@@ -22,6 +22,7 @@ use crate::domain::Timestamp;
 use super::check::SqliteCheck;
 use super::error::sort;
 use super::open::{OpenError, connect, open_reader};
+use super::schema;
 
 /// Pages copied between two looks at whether to go on: some 4 MiB.
 const STEP_PAGES: i32 = 1024;
@@ -233,6 +234,8 @@ fn copy_pages(
     watch: Watch<'_>,
 ) -> Result<(), UpkeepError> {
     let from = open_reader(source)?;
+    // What is newer or older could not be verified.
+    schema::current(&from)?;
     // Held until the last page is copied: without it, every commit would start the copy anew.
     from.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema")
         .map_err(sort)?;

@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use crate::application::ports::StoreError;
-use crate::application::{LogRow, TableRow, VerifySource};
+use crate::application::{LogRow, TableRow, TokenRow, VerifySource};
 use crate::domain::{Aggregate, StoreId};
 
 use super::error::sort;
@@ -27,6 +27,7 @@ impl SqliteCheck {
     /// Where it cannot be opened.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let connection = open_reader(path)?;
+        schema::current(&connection)?;
         connection.execute_batch("BEGIN")?;
         Ok(Self { connection })
     }
@@ -126,6 +127,32 @@ impl VerifySource for SqliteCheck {
         }
         Ok(())
     }
+
+    fn tokens(&self) -> Result<Vec<Result<TokenRow, String>>, StoreError> {
+        let sql = "SELECT n, id, name, digest, scopes, created_at, expires_at, revoked_at, revoked_by \
+                   FROM tokens ORDER BY n";
+        let mut statement = self.connection.prepare(sql).map_err(sort)?;
+        let mut found = statement.query([]).map_err(sort)?;
+        let mut rows = Vec::new();
+        while let Some(row) = found.next().map_err(sort)? {
+            rows.push(token(row).map_err(|error| format!("a row cannot be read: {error}")));
+        }
+        Ok(rows)
+    }
+}
+
+fn token(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
+    Ok(TokenRow {
+        n: row.get(0)?,
+        id: row.get(1)?,
+        name: row.get(2)?,
+        digest: row.get(3)?,
+        scopes: row.get(4)?,
+        created_at: row.get(5)?,
+        expires_at: row.get(6)?,
+        revoked_at: row.get(7)?,
+        revoked_by: row.get(8)?,
+    })
 }
 
 impl SqliteCheck {

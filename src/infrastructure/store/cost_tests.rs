@@ -3,6 +3,7 @@
 //! lower the number here, and in docs/PERFORMANCE.md.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -416,7 +417,8 @@ fn looks(path: &Path, some: &InvoiceId) -> Vec<(&'static str, i32)> {
             limit: 20,
             ascending,
         };
-        reader.invoices(query).unwrap();
+        let mut each = |_| ControlFlow::Continue(());
+        reader.invoices(query, &mut each).unwrap();
     };
     let events = |types: &[EventType], invoice: Option<InvoiceId>| {
         let query = EventQuery {

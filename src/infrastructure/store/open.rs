@@ -27,11 +27,7 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the writer keeps of the database in memory, as SQLite takes it: KiB, negative. A request touches pages
 /// of a few indexes at random, and what it has read is written and read again within milliseconds.
-const WRITER_CACHE: i64 = -8 * 1024;
-
-/// The same of each reader. There are as many as threads, and each would fill its own with the same pages; the
-/// kernel keeps those for all of them.
-const READER_CACHE: i64 = -512;
+const WRITER_CACHE: &str = "-8192";
 
 /// Databases up to this size, in bytes, are checked at every start, pages and indexes. payd is to be ready
 /// within a second of it, whatever it holds: 16 MiB take some 30 ms, and 10 GB do not. Of larger ones each
@@ -128,6 +124,17 @@ pub enum OpenError {
         /// Which.
         version: usize,
     },
+    /// An older payd made it, and it is only to be read.
+    #[error(
+        "the database has schema {database}, of an older payd, and this one knows {payd}: start this payd on it once, which copies \
+         it first and brings it up to date, or use the older payd"
+    )]
+    Older {
+        /// The database's.
+        database: usize,
+        /// This binary's.
+        payd: usize,
+    },
     /// An index that invariant 4 stands on is gone.
     #[error(
         "the index {0}, which keeps invoices from being charged twice, is gone: somebody has changed the database; restore a backup"
@@ -199,7 +206,7 @@ fn open(path: &Path, new_id: Uuid) -> Result<SqliteStore, OpenError> {
     set(&connection, "journal_mode", "WAL", "wal")?;
     set(&connection, "synchronous", "FULL", "2")?;
     set(&connection, "foreign_keys", "ON", "1")?;
-    connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
+    set(&connection, "cache_size", WRITER_CACHE, WRITER_CACHE)?;
     if size(&connection)? <= CHECKED_BYTES_MAX {
         check(&connection)?;
     }
@@ -259,6 +266,10 @@ fn not_lost(connection: &Connection, marked: &Position) -> Result<(), OpenError>
     Ok(())
 }
 
+/// What a reader keeps of the database's pages: 512 KiB, for the upper pages of the trees. There are up to
+/// 16 readers, and the rest is in the kernel's memory, once for all of them.
+const READER_CACHE: &str = "-512";
+
 /// Opens the database for reading only. It must exist.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     if !path.exists() {
@@ -267,7 +278,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     // Not SQLITE_OPEN_READ_ONLY: after a crash, reading needs to recover the WAL.
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     set(&connection, "query_only", "ON", "1")?;
-    connection.pragma_update(None, "cache_size", READER_CACHE)?;
+    set(&connection, "cache_size", READER_CACHE, READER_CACHE)?;
     Ok(connection)
 }
 

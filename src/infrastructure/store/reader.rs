@@ -1,5 +1,6 @@
 //! Readers: connections of their own, in snapshots that never hold up the writer.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -118,7 +119,11 @@ impl Reader for SqliteReader {
         })
     }
 
-    fn invoices(&self, query: InvoiceQuery) -> Result<Vec<InvoiceRecord>, StoreError> {
+    fn invoices(
+        &self,
+        query: InvoiceQuery,
+        each: &mut dyn FnMut(InvoiceRecord) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
         let (beyond, order) = if query.ascending {
             (">", "ASC")
         } else {
@@ -145,11 +150,12 @@ impl Reader for SqliteReader {
         self.with(|connection| {
             let mut statement = connection.prepare_cached(&sql).map_err(sort)?;
             let mut found = statement.query(params_from_iter(values)).map_err(sort)?;
-            let mut records = Vec::new();
             while let Some(row) = found.next().map_err(sort)? {
-                records.push(invoice_record(row)?);
+                if each(invoice_record(row)?).is_break() {
+                    break;
+                }
             }
-            Ok(records)
+            Ok(())
         })
     }
 

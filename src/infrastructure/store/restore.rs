@@ -24,7 +24,7 @@ use super::backup::{
     sound,
 };
 use super::error::sort;
-use super::open::connect;
+use super::open::{OpenError, connect};
 use super::schema;
 
 /// How a SQLite database begins.
@@ -43,6 +43,8 @@ pub struct RestoredStore {
     pub sealed: bool,
     /// Whether sending is paused in it.
     pub paused: bool,
+    /// The names of the tokens that were good in the backup, and are revoked now unless they were to be kept.
+    pub tokens: Vec<String>,
 }
 
 /// How to restore.
@@ -54,7 +56,13 @@ pub struct Restoring {
     pub source: Uuid,
     /// Whether sending is to be paused until an operator resumes it.
     pub pause: bool,
+    /// Whether tokens stay as good as they were. Without, all are revoked: the backup does not know which were
+    /// revoked since, and those would be good again.
+    pub keep_tokens: bool,
 }
+
+/// Who revokes what a backup brings back.
+const REVOKED_BY: &str = "payd restore";
 
 /// Makes the backup in `file` the database `target`, of which nothing may be there. The caller holds the
 /// lock that keeps daemons out.
@@ -101,8 +109,9 @@ fn take_over(
         let mut connection = connect(partial, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         as_one_file(&connection).map_err(|error| damaged(file, error))?;
         // Of an older payd it is brought to this one's schema: the backup itself stays as it is.
-        schema::migrate_copy(&mut connection)?;
-        schema::guarded(&connection)?;
+        schema::migrate_copy(&mut connection)
+            .and_then(|()| schema::guarded(&connection))
+            .map_err(|error| not_taken(file, error))?;
     }
     let report = sound(partial, watch).map_err(|error| damaged(file, error))?;
     let connection = connect(partial, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -132,14 +141,21 @@ fn copy_checked(
         )));
     }
     let mut backup = File::open(file).map_err(failed)?;
-    let length = backup.metadata().map_err(failed)?.len();
+    let found = backup.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return Err(no_backup(file, "it is not a file"));
+    }
+    let length = found.len();
     let mut header = [0; 100];
     let whole = backup.read_exact(&mut header);
+    if length == 0 {
+        return Err(no_backup(file, "it is empty"));
+    }
     if whole.is_err() || !header.starts_with(MAGIC) {
-        return Err(UpkeepError::NotSound(format!(
-            "{} is not a backup of payd: it is not a SQLite database",
-            file.display()
-        )));
+        return Err(no_backup(
+            file,
+            "it is not a SQLite database; one that is compressed or encrypted has to be unpacked first",
+        ));
     }
     backup.seek(SeekFrom::Start(0)).map_err(failed)?;
     // The file format's "database page size", where 1 stands for 65536.
@@ -180,6 +196,32 @@ fn copy_checked(
     Ok(sealed)
 }
 
+fn no_backup(file: &Path, why: &str) -> UpkeepError {
+    UpkeepError::NotSound(format!(
+        "{} is no backup of payd: {why}. `payctl backup FILE` and `payd backup FILE` make one",
+        file.display()
+    ))
+}
+
+/// Why what may be a sound database is not taken. What is said of a database in the data directory does not help
+/// with a backup.
+fn not_taken(file: &Path, error: OpenError) -> UpkeepError {
+    match error {
+        OpenError::NotOurs => no_backup(file, "it is another program's SQLite database"),
+        OpenError::Newer { database, payd } => UpkeepError::Failed(format!(
+            "{} is from a newer payd (schema {database}, and this one knows {payd}): run the newer payd that made it, \
+             and have that restore it",
+            file.display()
+        )),
+        OpenError::Edited { .. } | OpenError::Unguarded(_) => UpkeepError::NotSound(format!(
+            "{} is not what payd wrote: {error}. Take another backup",
+            file.display()
+        )),
+        OpenError::Damaged(why) => damaged(file, UpkeepError::NotSound(why)),
+        error => error.into(),
+    }
+}
+
 fn damaged(file: &Path, error: UpkeepError) -> UpkeepError {
     match error {
         UpkeepError::NotSound(why) | UpkeepError::Failed(why) => UpkeepError::NotSound(format!(
@@ -214,6 +256,17 @@ fn mark(connection: &Connection, how: Restoring) -> Result<RestoredStore, Upkeep
     if how.pause {
         note("paused", "1")?;
     }
+    let good = "FROM tokens WHERE revoked_at IS NULL";
+    let tokens = transaction
+        .prepare(&format!("SELECT name {good} ORDER BY n"))?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<Vec<String>, _>>()?;
+    if !how.keep_tokens {
+        transaction.execute(
+            "UPDATE tokens SET revoked_at = ?1, revoked_by = ?2 WHERE revoked_at IS NULL",
+            (how.now.as_millis(), REVOKED_BY),
+        )?;
+    }
     let read = |name: &str| -> Result<Option<String>, rusqlite::Error> {
         let sql = "SELECT value FROM meta WHERE name = ?1";
         transaction
@@ -229,5 +282,6 @@ fn mark(connection: &Connection, how: Restoring) -> Result<RestoredStore, Upkeep
         backup_at,
         sealed: false,
         paused,
+        tokens,
     })
 }

@@ -56,6 +56,18 @@ pub(super) fn migrate_copy(connection: &mut Connection) -> Result<(), OpenError>
     }
 }
 
+/// Sees that the database has this payd's schema, for who only reads it.
+pub(super) fn current(connection: &Connection) -> Result<(), OpenError> {
+    match version(connection, MIGRATIONS)? {
+        0 => Err(OpenError::NotOurs),
+        standing if standing < MIGRATIONS.len() => Err(OpenError::Older {
+            database: standing,
+            payd: MIGRATIONS.len(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// How many of the migrations the database has had; it has had none but those.
 fn version(connection: &Connection, migrations: &[&str]) -> Result<usize, OpenError> {
     let standing = standing(connection)?;

@@ -22,7 +22,7 @@ fn make_token(daemon: &Daemon, name: &str, scopes: &[&str]) -> (Value, String) {
 }
 
 /// The admin's token, from its file.
-fn admin_token(daemon: &Daemon) -> String {
+pub(crate) fn admin_token(daemon: &Daemon) -> String {
     let file = daemon.directory().join("data/token");
     std::fs::read_to_string(file).unwrap().trim().to_owned()
 }

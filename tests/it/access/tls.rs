@@ -10,6 +10,7 @@ use std::process::Output;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use rustix::process::Signal;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -33,6 +34,25 @@ fn certify(directory: &Path, names: &[&str]) -> (PathBuf, PathBuf) {
     (cert, key)
 }
 
+/// What a library prints of its own values is not for operators.
+fn assert_no_debug(said: &str) {
+    for debug in ["Other(", "InvalidCertificate", "Error(", "Os {", "{ ", "::"] {
+        assert!(!said.contains(debug), "{debug}: {said}");
+    }
+}
+
+/// The same as `openssl req -x509` makes it: of itself it says that it is an authority's.
+fn certify_as_openssl_does(directory: &Path, until: i32) -> (PathBuf, PathBuf) {
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.not_after = rcgen::date_time_ymd(until, 1, 1);
+    let key = KeyPair::generate().unwrap();
+    let (cert, file) = (directory.join("cert.pem"), directory.join("key.pem"));
+    fs::write(&file, key.serialize_pem()).unwrap();
+    fs::write(&cert, params.self_signed(&key).unwrap().pem()).unwrap();
+    (cert, file)
+}
+
 struct Secured {
     daemon: Daemon,
     files: tempfile::TempDir,
@@ -43,6 +63,10 @@ impl Secured {
     fn start(names: &[&str]) -> Self {
         let files = tempfile::tempdir().unwrap();
         let (cert, key) = certify(files.path(), names);
+        Self::start_with(files, cert, &key)
+    }
+
+    fn start_with(files: tempfile::TempDir, cert: PathBuf, key: &Path) -> Self {
         let daemon = Daemon::with(&[
             ("PAYD_SERVER__TLS_CERT", cert.to_str().unwrap()),
             ("PAYD_SERVER__TLS_KEY", key.to_str().unwrap()),
@@ -125,15 +149,36 @@ fn payctl_and_payd_speak_tls() {
     // Another name, other certificates to trust, none at all: it does not go on.
     let other = tempfile::tempdir().unwrap();
     let (theirs, _) = certify(other.path(), &["localhost"]);
-    for (name, cacert) in [
-        ("127.0.0.1", &cert),
-        ("localhost", &theirs),
-        ("localhost", &other.path().join("none")),
+    let rubbish = other.path().join("rubbish.pem");
+    fs::write(&rubbish, "-----BEGIN CERTIFICATE-----\n????\n").unwrap();
+    for (name, cacert, says, to_do) in [
+        (
+            "127.0.0.1",
+            &cert,
+            "not for 127.0.0.1, but for localhost, payd.example",
+            "IP:127.0.0.1",
+        ),
+        (
+            "localhost",
+            &theirs,
+            "from nobody who is trusted",
+            "--cacert",
+        ),
+        (
+            "localhost",
+            &other.path().join("none"),
+            "No such file",
+            "--cacert",
+        ),
+        ("localhost", &rubbish, "cannot be used", "PEM"),
     ] {
         let output = secured.payctl(name, cacert, &["status"]);
         exits(&output, 3);
-        assert!(err(&output).contains("secure"), "{}", err(&output));
-        assert!(err(&output).contains("--cacert"), "{}", err(&output));
+        let said = err(&output);
+        for part in ["no secure connection", says, "tip: ", to_do] {
+            assert!(said.contains(part), "{name}: {part} is not in {said}");
+        }
+        assert_no_debug(&said);
     }
     // Without TLS there is nobody.
     let mut plain = TcpStream::connect(secured.address()).unwrap();
@@ -147,6 +192,62 @@ fn payctl_and_payd_speak_tls() {
         "{}",
         String::from_utf8_lossy(&answer)
     );
+}
+
+#[test]
+fn a_certificate_that_is_given_byte_for_byte_is_trusted_also_if_it_says_ca() {
+    let files = tempfile::tempdir().unwrap();
+    let (cert, key) = certify_as_openssl_does(files.path(), 4000);
+    let secured = Secured::start_with(files, cert.clone(), &key);
+    exits(&secured.payctl("localhost", &cert, &["status"]), 0);
+
+    // Another of the same kind is not it; and it is for its own name only.
+    let other = tempfile::tempdir().unwrap();
+    let (theirs, _) = certify_as_openssl_does(other.path(), 4000);
+    for (name, cacert, says, to_do) in [
+        ("localhost", &theirs, "CA:TRUE", "--cacert"),
+        (
+            "127.0.0.1",
+            &cert,
+            "not for 127.0.0.1, but for localhost",
+            "IP:127.0.0.1",
+        ),
+    ] {
+        let output = secured.payctl(name, cacert, &["status"]);
+        exits(&output, 3);
+        let said = err(&output);
+        assert!(said.contains(says) && said.contains(to_do), "{said}");
+        assert_no_debug(&said);
+    }
+
+    let files = tempfile::tempdir().unwrap();
+    let (cert, key) = certify_as_openssl_does(files.path(), 2020);
+    let expired = Secured::start_with(files, cert.clone(), &key);
+    let output = expired.payctl("localhost", &cert, &["status"]);
+    exits(&output, 3);
+    let said = err(&output);
+    assert!(
+        said.contains("good until 2020-01-01") && said.contains("renewed"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_speaks_no_tls_is_told_in_a_sentence() {
+    let daemon = Daemon::start();
+    let Host::Tcp(address, _) = daemon.tcp else {
+        unreachable!()
+    };
+    let output = payctl()
+        .env("PAYD_HOST", format!("https://localhost:{}", address.port()))
+        .arg("status")
+        .output()
+        .unwrap();
+    exits(&output, 3);
+    let said = err(&output);
+    assert!(said.contains("does not speak TLS"), "{said}");
+    assert!(said.contains("http://"), "{said}");
+    assert_no_debug(&said);
 }
 
 #[test]

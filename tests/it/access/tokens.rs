@@ -1,11 +1,15 @@
 //! Bearer tokens on TCP: what each is good for, until when, and what is said to who has none.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::{admin_token, make_token};
 use crate::support::daemon::{Daemon, until};
+
+/// Far more than it takes, and less than the time between two looks at whether a token is good.
+const AT_ONCE: Duration = Duration::from_secs(8);
 
 const LINES: (&str, &str) = ("Accept", "application/x-ndjson");
 
@@ -354,6 +358,61 @@ fn a_stream_ends_when_its_token_does() {
         None,
         "and nothing of what came after is on it"
     );
+}
+
+#[test]
+fn an_idle_stream_ends_at_once_when_its_token_is_revoked_or_expires() {
+    let daemon = Daemon::start();
+    make_token(&daemon, "other", &["read"]);
+    let open = |token: &str| {
+        let host = daemon.tcp.showing(Some(token));
+        host.open("GET", "/events", &[LINES], b"").unwrap()
+    };
+    let (_, token) = make_token(&daemon, "listener", &["read"]);
+    let mut stream = open(&token);
+    daemon
+        .unix
+        .post("/admin/tokens/other/revoke", "")
+        .expect(200);
+    daemon
+        .unix
+        .post("/invoices", r#"{"id":"seen","amount":1}"#)
+        .expect(201);
+    assert_eq!(
+        stream.json().unwrap()["subject"],
+        "seen",
+        "another's is another's"
+    );
+    let revoked = Instant::now();
+    daemon
+        .unix
+        .post("/admin/tokens/listener/revoke", "")
+        .expect(200);
+    // Its heartbeat would be an empty line.
+    assert_eq!(
+        stream.line().unwrap(),
+        None,
+        "it ends before its next heartbeat"
+    );
+
+    assert!(revoked.elapsed() < AT_ONCE, "{:?}", revoked.elapsed());
+
+    let soon = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(2);
+    let body = json!({"name": "guest", "scopes": ["read"], "expires_at": soon.to_string()});
+    let made = daemon
+        .unix
+        .post("/admin/tokens", &body.to_string())
+        .expect(201);
+    let mut stream = open(made["token"].as_str().unwrap());
+    assert_eq!(stream.json().unwrap()["subject"], "seen");
+    assert_eq!(
+        stream.line().unwrap(),
+        None,
+        "it ends before its next heartbeat"
+    );
+    let late = jiff::Timestamp::now().duration_since(soon);
+    assert!(!late.is_negative(), "{late}");
+    assert!(late.unsigned_abs() < AT_ONCE, "{late}");
 }
 
 #[test]

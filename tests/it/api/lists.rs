@@ -6,6 +6,8 @@ use super::{INVOICE, NDJSON, assert_fields, assert_problem, make, make_and_pay, 
 use crate::support::daemon::Daemon;
 use crate::support::http::Host;
 
+const LINES: (&str, &str) = ("Accept", "application/x-ndjson");
+
 /// Invoices `inv-0`, `inv-1`, … in this order.
 fn many(daemon: &Daemon, count: usize) -> Vec<String> {
     let ids: Vec<String> = (0..count).map(|n| format!("inv-{n}")).collect();
@@ -47,6 +49,41 @@ fn walk(host: &Host, query: &str, limit: usize) -> Vec<Value> {
                 after = format!("&after={next}");
             }
             other => panic!("a cursor is text, not {other}"),
+        }
+    }
+}
+
+/// However large, a page is what was asked for: it comes in pieces, of which none is lost or told twice.
+#[test]
+fn large_pages_are_whole() {
+    let daemon = Daemon::start();
+    let sizes = [1, 500, 3_000, 32_000, 15_000, 16_300, 31_900];
+    let mut made = Vec::new();
+    for n in 0..100 {
+        let text = format!("{n} {}", "\u{e9}".repeat(sizes[n % sizes.len()] / 2));
+        let body = serde_json::json!({"id": format!("inv-{n}"), "amount": 1, "description": text});
+        made.push(daemon.unix.post("/invoices", &body.to_string()).expect(201));
+    }
+    for (_, host) in daemon.hosts() {
+        for limit in [1000, 100, 99, 3, 1] {
+            assert!(walk(host, "&order=asc", limit) == made, "limit={limit}");
+        }
+        let lines = host.request("GET", "/invoices?order=asc", &[LINES], b"");
+        assert!(lines.unwrap().lines() == made);
+        let log = daemon.events();
+        assert_eq!(log.len(), 100);
+        for limit in [1000, 100, 37] {
+            let (mut all, mut after) = (Vec::new(), "0".to_owned());
+            while all.len() < log.len() {
+                let page = host.get(&format!("/events?limit={limit}&after={after}"));
+                let page = page.expect(200);
+                let events = page["events"].as_array().unwrap();
+                assert_eq!(events.len(), limit.min(log.len() - all.len()));
+                all.extend(events.iter().cloned());
+                after = page["next"].as_str().unwrap().to_owned();
+            }
+            assert!(all == log, "limit={limit}");
+            assert_eq!(after, "100");
         }
     }
 }

@@ -361,6 +361,27 @@ fn raw(daemon: &Daemon, request: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// An error's whole answer, as it came over the wire: a problem, and the end of the connection.
+#[track_caller]
+fn assert_worded(answer: &str) {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let head = head.to_ascii_lowercase();
+    for header in [
+        "content-type: application/problem+json",
+        "x-request-id: ",
+        "date: ",
+        "connection: close",
+        &format!("content-length: {}", body.len()),
+    ] {
+        let has = head.split("\r\n").any(|line| line.starts_with(header));
+        assert!(has, "no {header}: {answer}");
+    }
+    let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+    let status = head.split(' ').nth(1).unwrap();
+    assert_eq!(problem["status"].to_string(), status, "{answer}");
+    assert!(problem["detail"].is_string(), "{answer}");
+}
+
 #[test]
 fn what_is_no_http_gets_an_error_and_harms_nobody() {
     let daemon = Daemon::without_tokens();
@@ -411,7 +432,27 @@ fn what_is_no_http_gets_an_error_and_harms_nobody() {
         let answer = raw(&daemon, request);
         let said = answer.split(' ').nth(1).unwrap_or_default();
         assert!(said.starts_with(status), "{:.60}: {answer:.80}", request);
+        if said.starts_with('4') {
+            assert_worded(&answer);
+        }
     }
+    // On a connection that has been in use, too; and what was asked before has its own answer.
+    let good = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let mut wire = daemon.tcp.connect().unwrap();
+    wire.write_all(good.as_bytes()).unwrap();
+    let mut first = Vec::new();
+    while !first.ends_with(b"}") {
+        let mut byte = [0];
+        wire.read_exact(&mut byte).unwrap();
+        first.extend(byte);
+    }
+    wire.write_all(b"nonsense\r\n\r\n").unwrap();
+    let mut second = String::new();
+    wire.read_to_string(&mut second).unwrap();
+    assert_worded(&second);
+    let both = raw(&daemon, &format!("{good}{good}nonsense\r\n\r\n"));
+    assert_eq!(both.matches("HTTP/1.1 200 OK").count(), 2, "{both}");
+    assert_eq!(both.matches("HTTP/1.1 400 ").count(), 1, "{both}");
     daemon.tcp.get("/healthz").expect(200);
     assert!(daemon.events().is_empty());
 }

@@ -57,11 +57,14 @@ fn refused(file: &Path, because: &str) {
         "{because}: {}",
         err(&output)
     );
-    assert_eq!(
-        names(&directory.path().join("data")),
-        ["payd.lock"],
-        "{because}"
-    );
+    assert_eq!(names(directory.path()), [""; 0], "{because}");
+    // One that was there is as it was.
+    let there = directory.path().join("data");
+    std::fs::create_dir(&there).unwrap();
+    std::fs::write(there.join("mine"), "").unwrap();
+    let again = command(directory.path()).arg("restore").arg(file).output();
+    assert_eq!(again.unwrap().status.code(), Some(1), "{because}");
+    assert_eq!(names(&there), ["mine"], "{because}");
     assert!(
         std::fs::read(file).unwrap() == before,
         "{because}: it was changed"
@@ -184,6 +187,11 @@ fn a_backup_that_is_not_what_was_written_is_refused() {
     )
     .unwrap();
     refused(&bad, "not a SQLite database");
+    refused(&bad, "`payctl backup FILE` and `payd backup FILE` make one");
+    std::fs::write(&bad, "").unwrap();
+    refused(&bad, "is empty");
+    let (output, _directory) = restore(&daemon.data());
+    assert!(err(&output).contains("not a file"), "{}", err(&output));
     // Without its seal it is a database all the same, and said to be one.
     std::fs::write(&bad, &bytes[..pages]).unwrap();
     let (output, _directory) = restore(&bad);
@@ -226,7 +234,9 @@ fn what_is_whole_and_yet_not_payds_is_refused() {
         .execute_batch("CREATE TABLE somebody_elses (x)")
         .unwrap();
     drop(foreign);
-    refused(&bad, "not a payd database");
+    refused(&bad, "no backup of payd: it is another program's");
+    let (output, _directory) = restore(&bad);
+    assert!(!err(&output).contains("--data-dir"), "{}", err(&output));
     // A database in use has the newest of it in another file.
     refused(&daemon.data().join("payd.db"), "payd.db-wal");
 }
@@ -281,7 +291,52 @@ fn a_database_is_never_overwritten_and_a_newer_one_not_even_opened() {
     let before = std::fs::read(&database).unwrap();
     let said = daemon.try_start_again().unwrap_err();
     assert!(said.contains("run the newer payd"), "{said}");
+    // Nor does an old payd vouch for it, or copy what it does not know.
+    let file = daemon.directory().join("newer.db");
+    for args in [&["verify"][..], &["backup", file.to_str().unwrap()]] {
+        let refused = daemon.payd(args);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(
+            err(&refused).contains("run the newer payd"),
+            "{}",
+            err(&refused)
+        );
+    }
+    assert!(!file.exists());
     assert!(std::fs::read(&database).unwrap() == before, "untouched");
+}
+
+#[test]
+fn what_is_for_another_payd_is_said_and_nothing_is_left_where_nothing_was_restored() {
+    let mut daemon = daemon();
+    daemon.stop();
+    let older = Connection::open(daemon.data().join("payd.db")).unwrap();
+    older
+        .execute_batch(
+            "DELETE FROM migrations WHERE version = (SELECT max(version) FROM migrations)",
+        )
+        .unwrap();
+    drop(older);
+    let file = daemon.directory().join("older.db");
+    for args in [&["verify"][..], &["backup", file.to_str().unwrap()]] {
+        let refused = daemon.payd(args);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(
+            err(&refused).contains("of an older payd"),
+            "{}",
+            err(&refused)
+        );
+    }
+    assert!(!file.exists());
+    // No directory is made for a backup that is not there.
+    let (output, directory) = restore(&daemon.directory().join("nowhere.db"));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        err(&output).contains("nowhere.db cannot be read"),
+        "{}",
+        err(&output)
+    );
+    assert_eq!(names(directory.path()), [""; 0]);
 }
 
 #[test]
@@ -358,11 +413,20 @@ fn verify_finds_what_was_changed_behind_payds_back() {
     let output = daemon.payctl(&["verify"]);
     assert_eq!(output.status.code(), Some(1), "{}", err(&output));
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(said.starts_with("invoice inv-2: "), "{said}");
+    let amount =
+        "invoice inv-2: the amount is 1 USD in the tables, and its events come to 1000 USD";
+    assert!(said.starts_with(amount), "{said}");
+    let output = daemon.payd(&["verify"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err(&output).contains(amount), "{}", err(&output));
+    for debug in ["{", "Some(", "Invoice", "Amount("] {
+        assert!(!err(&output).contains(debug), "{}", err(&output));
+    }
     // Of such a database there is no backup that would pass for a good one.
     let file = daemon.directory().join("backup.db");
     let output = daemon.payctl(&["backup", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1), "{}", err(&output));
+    assert!(err(&output).contains("payctl verify"), "{}", err(&output));
     let output = daemon.payd(&["backup", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(err(&output).contains("invoice inv-2"), "{}", err(&output));

@@ -5,6 +5,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::support::daemon::{Daemon, until};
 
+/// Ends the load, also where the test fails: the scope waits for it.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_backup_under_load_is_one_moment_and_has_all_that_was_acknowledged_before() {
     const CLIENTS: usize = 4;
@@ -28,6 +37,7 @@ fn a_backup_under_load_is_one_moment_and_has_all_that_was_acknowledged_before() 
                 }
             });
         }
+        let _stop = Stop(&stop);
         let mut backups = Vec::new();
         for n in 0..BACKUPS {
             let enough = 50 * (n + 1);
@@ -46,7 +56,6 @@ fn a_backup_under_load_is_one_moment_and_has_all_that_was_acknowledged_before() 
             assert!(after > before.len(), "payments went on");
             backups.push((file, before));
         }
-        stop.store(true, Ordering::Relaxed);
         backups
     });
     for (file, before) in backups {

@@ -4,3 +4,4 @@ mod file;
 mod ledger;
 mod load;
 mod restored;
+mod tokens;

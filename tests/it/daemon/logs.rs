@@ -6,8 +6,9 @@ use std::process::Stdio;
 use serde_json::Value;
 
 use crate::support::daemon::{Daemon, command, until};
+use crate::support::faults::Faults;
 use crate::support::http::Host;
-use crate::support::stub::{Stub, answer};
+use crate::support::stub::{Stub, answer, answer_with};
 
 /// Breaks lines, plays with terminals, turns the direction of writing.
 const HOSTILE: &str = "a\nb\r\u{1b}[31mc\u{2028}d\u{202e}e\u{9b}f\u{7}";
@@ -113,6 +114,13 @@ fn a_gateways_words_break_no_line_in_either_format() {
                     ),
                 ),
                 "inv-2" => answer(422, &error),
+                // No UTF-8: a cut character, a lone byte, an escape in eight bits.
+                "inv-4" => answer_with(
+                    422,
+                    &[("Content-Type", "application/json")],
+                    b"{\"error\":{\"code\":\"a\xe6\xbc\xff\x9b31m\x00\"}}",
+                ),
+                "inv-5" => answer_with(500, &[], b"\xff\xfe\x1b[2J\r\n\x9b"),
                 _ => answer(401, &error),
             }
         });
@@ -123,7 +131,7 @@ fn a_gateways_words_break_no_line_in_either_format() {
             ("PAYD_LOG__FORMAT", format),
             ("PAYD_LOG__LEVEL", "trace"),
         ]);
-        for id in ["inv-1", "inv-2", "inv-3"] {
+        for id in ["inv-1", "inv-2", "inv-4", "inv-5", "inv-3"] {
             let body = format!(r#"{{"id":"{id}","amount":100}}"#);
             daemon.unix.post("/invoices", &body).expect(201);
             daemon
@@ -138,6 +146,10 @@ fn a_gateways_words_break_no_line_in_either_format() {
         for line in daemon.log().lines() {
             assert!(is_clean(line), "{line:?}");
             assert!(line.len() < 4000, "{} bytes: {line}", line.len());
+            if format == "json" {
+                let line: Value = serde_json::from_str(line).unwrap();
+                assert!(line["level"].is_string(), "{line}");
+            }
         }
     }
 }
@@ -232,4 +244,53 @@ fn a_log_that_nobody_reads_holds_up_no_payment() {
     });
     assert!(status.unwrap().success());
     drop(unread);
+}
+
+#[test]
+fn each_day_has_a_file_and_two_weeks_of_them_stay() {
+    const DAY: i64 = 86_400;
+    let Some(faults) = Faults::new() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let logs = directory.path().join("logs");
+    std::fs::create_dir(&logs).unwrap();
+    // Of an operator's own, and of a payd of long ago.
+    for name in ["payd-notes.json", "payd.2019-01-01.json"] {
+        std::fs::write(logs.join(name), "").unwrap();
+    }
+    let mut daemon = faults.daemon(&[("PAYD_LOG__DIR", logs.to_str().unwrap())]);
+    let names = || -> Vec<String> {
+        let entries = std::fs::read_dir(&logs).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert!(names().contains(&"payd.2019-01-01.json".to_owned()));
+    let mut seen = std::collections::BTreeSet::new();
+    for day in 0..17 {
+        faults.set(&format!("clock {}", day * DAY));
+        let body = format!(r#"{{"id":"inv-{day}","amount":100}}"#);
+        daemon.unix.post("/invoices", &body).expect(201);
+        // The line of this day is in the newest file.
+        until("its line is written", || {
+            let newest = names().into_iter().rfind(|name| name.starts_with("payd.2"));
+            let text = std::fs::read_to_string(logs.join(newest.unwrap())).unwrap();
+            text.contains(&format!(r#""inv-{day}""#))
+        });
+        seen.extend(names());
+        // One goes as another comes.
+        assert!(names().len() <= 14 + 1, "{:?}", names());
+    }
+    let left = names();
+    assert_eq!(left.len(), 14 + 1, "{left:?}");
+    assert!(left.contains(&"payd-notes.json".to_owned()), "{left:?}");
+    assert!(seen.len() >= 17 + 2, "{seen:?}");
+    assert!(daemon.stop().success());
+    for name in left.iter().filter(|name| name.starts_with("payd.2")) {
+        for line in std::fs::read_to_string(logs.join(name)).unwrap().lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            assert!(line["message"].is_string(), "{line}");
+        }
+    }
 }

@@ -239,3 +239,16 @@ fn a_charge_that_is_as_long_as_an_invoice_can_be_arrives_whole() {
     assert_eq!(calls[0].charge["description"], description);
     assert!(calls[0].body.len() > 64 * 1024);
 }
+
+#[test]
+fn nothing_that_moves_money_is_suggested_for_a_try() {
+    let stub = Stub::start(|call| answer(200, &call.echo("succeeded")));
+    let banner = stub.daemon(&[]).banner.clone();
+    assert!(banner.contains("it moves money"), "{banner}");
+    for part in ["Try", "invoice create", " pay "] {
+        assert!(!banner.contains(part), "{part}: {banner}");
+    }
+    for part in ["status", "doctor", "events tail"] {
+        assert!(banner.contains(part), "{part}: {banner}");
+    }
+}

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{self, ServerConfig, ServerConnection, StreamOwned};
 
 use super::{REQUESTED, events, story};
@@ -24,7 +24,7 @@ struct Authority {
 
 impl Authority {
     fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -41,13 +41,22 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Self::showing(certificate.der().clone(), &key)
+    }
+
+    /// A gateway that shows the authority's own certificate, as `openssl req -x509` makes them.
+    fn itself(&self) -> Stub {
+        Self::showing(self.issuer.der().clone(), self.issuer.key())
+    }
+
+    fn showing(certificate: CertificateDer<'static>, key: &KeyPair) -> Stub {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], key)
+            .with_single_cert(vec![certificate], key)
             .unwrap();
         let config = Arc::new(config);
         Stub::over(
@@ -96,6 +105,23 @@ fn a_gateway_with_a_certificate_that_is_trusted_is_charged() {
     assert!(stub.connections() < PAYMENTS, "{}", stub.connections());
     let host = format!("localhost:{}", stub.address.port());
     assert_eq!(stub.calls()[0].header("host"), Some(host.as_str()));
+}
+
+#[test]
+fn a_gateway_whose_own_certificate_is_given_is_charged_also_if_it_says_ca() {
+    let authority = Authority::new();
+    let stub = authority.itself();
+    let daemon = authority.daemon(stub.address.port());
+    super::pay(&daemon, "inv-1");
+    daemon.until_invoice("inv-1", "PAID");
+    assert_eq!(stub.count("POST", "inv-1"), 1);
+    // Another one's is refused, in words that say what to do.
+    let daemon = Authority::new().daemon(stub.address.port());
+    super::pay(&daemon, "inv-2");
+    until_not_sent(&daemon, "inv-2");
+    daemon.until_logged("CA:TRUE");
+    daemon.until_logged("SSL_CERT_FILE");
+    assert_eq!(stub.count("POST", "inv-2"), 0);
 }
 
 #[test]

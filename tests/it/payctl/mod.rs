@@ -9,6 +9,8 @@ mod output;
 mod pay;
 mod reach;
 mod real;
+mod screens;
+mod shells;
 
 use std::process::Output;
 

@@ -181,7 +181,7 @@ fn any_status_becomes_names_and_values() {
     exits(&output, 0);
     assert_eq!(
         out(&output),
-        "listeners     a, b\npayments.due  3\nversion       1\n"
+        "listens on    a\n              b\npayments.due  3\nversion       1\n"
     );
 }
 

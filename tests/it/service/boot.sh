@@ -19,7 +19,10 @@ grep -q overlay /proc/filesystems || skip "the kernel has no overlay file system
 dir=$(mktemp -d)
 cleanup() {
   # The namespaces, with every process and mount in them, go with their first process.
-  if [ -n "${outer:-}" ]; then kill -KILL "$outer" 2>/dev/null && wait "$outer" 2>/dev/null || true; fi
+  if [ -n "${outer:-}" ]; then
+    kill -KILL "$outer" 2>/dev/null || true
+    wait "$outer" 2>/dev/null || true
+  fi
   rm -rf "$dir"
 }
 trap cleanup EXIT

@@ -90,6 +90,57 @@ fn a_disk_that_is_really_full_refuses_and_recovers() {
 }
 
 #[test]
+fn a_log_on_a_full_disk_has_whole_lines_only() {
+    if !can_mount() {
+        return notice("no file system can be mounted here");
+    }
+    let seed = tempfile::tempdir().unwrap();
+    let mount = Mount::new(seed.path(), "");
+    let logs = format!("{}/logs", mount.at.path().display());
+    let data = tempfile::tempdir().unwrap();
+    let settings = [
+        ("PAYD_STORE__DATA_DIR", data.path().to_str().unwrap()),
+        ("PAYD_LOG__DIR", logs.as_str()),
+        ("PAYD_LOG__LEVEL", "trace"),
+    ];
+    let mut daemon = Daemon::through(&mount.wrapper(), &settings).unwrap();
+    let root = format!("/proc/{}/root", daemon.pid());
+    let filler = format!("{root}{}/filler", mount.at.path().display());
+    let entries = || std::fs::read_dir(format!("{root}{logs}")).unwrap();
+    let read = || {
+        let file = entries().next().unwrap().unwrap().path();
+        std::fs::read_to_string(file).unwrap()
+    };
+    let create = |id: &str| {
+        let body = format!(r#"{{"id":"{id}","amount":100}}"#);
+        daemon.unix.post("/invoices", &body).expect(201);
+    };
+    create("before");
+    until("it is logged", || read().contains("before"));
+    fill(Path::new(&filler));
+    let dropped = || {
+        let metrics = daemon.unix.get("/metrics").text();
+        let mut lines = metrics.lines();
+        let count = lines.find_map(|it| it.strip_prefix("payd_log_lines_dropped_total "));
+        count.unwrap().parse::<u64>().unwrap()
+    };
+    let mut number = 0;
+    until("lines do not fit", || {
+        number += 1;
+        create(&format!("full-{number}"));
+        dropped() > 0
+    });
+    std::fs::remove_file(&filler).unwrap();
+    create("after");
+    until("it goes on", || read().contains("after"));
+    for line in read().lines() {
+        let parsed: Result<serde_json::Value, _> = serde_json::from_str(line);
+        assert!(parsed.is_ok(), "{line}");
+    }
+    assert!(daemon.stop().success());
+}
+
+#[test]
 fn payd_starts_on_a_full_disk_for_those_who_read() {
     let Some(faults) = Faults::new() else { return };
     let mut daemon = faults.daemon(&[

@@ -5,6 +5,7 @@ mod broken;
 mod damaged;
 mod full;
 mod held;
+mod slow;
 mod time;
 
 use std::time::Duration;

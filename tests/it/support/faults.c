@@ -8,9 +8,10 @@
  *     clock <seconds>
  *
  * file:   db, wal, shm, probe, copy, head or any: the files whose names start with "payd.db", and payd.head
- * call:   open, write, sync, truncate or any
+ * call:   open, read, write, sync, truncate or any; a read is noted in no log, as there are so many
  * action: an error (EIO ENOSPC EDQUOT EROFS EFBIG), not performed; the same with a "+": performed, and the
- *         error reported all the same; "short": half of a write is performed, and that is reported
+ *         error reported all the same; "short": half of a write is performed, and that is reported; "hold": the
+ *         call waits until no rule holds it (reads and syncs)
  * first, last: from which matching call to which, from 1; 0 for last is for ever
  *
  * FAULTS_LOG names a file to which every such call is appended: "<file> <call> <result>".
@@ -97,7 +98,7 @@ static void note(const char *kind, const char *call, const char *result) {
     syscall(SYS_close, fd);
 }
 
-enum fate { PASSES, FAILS, FAILS_DONE, IS_SHORT };
+enum fate { PASSES, FAILS, FAILS_DONE, IS_SHORT, IS_HELD };
 
 /* What is to happen to this call; sets errno_out where it is to fail. */
 static enum fate decide(const char *kind, const char *call, int *errno_out) {
@@ -113,8 +114,8 @@ static enum fate decide(const char *kind, const char *call, int *errno_out) {
         if (strcmp(rule->call, "any") != 0 && strcmp(rule->call, call) != 0) continue;
         rule->seen++;
         if (rule->seen < rule->first || (rule->last != 0 && rule->seen > rule->last)) continue;
-        if (strcmp(rule->action, "short") == 0) {
-            fate = IS_SHORT;
+        if (strcmp(rule->action, "short") == 0 || strcmp(rule->action, "hold") == 0) {
+            fate = rule->action[0] == 's' ? IS_SHORT : IS_HELD;
             continue;
         }
         for (size_t e = 0; e < sizeof errors / sizeof errors[0]; e++) {
@@ -124,8 +125,16 @@ static enum fate decide(const char *kind, const char *call, int *errno_out) {
             fate = rule->action[len] == '+' ? FAILS_DONE : FAILS;
         }
     }
-    note(kind, call, fate == PASSES ? "passes" : fate == FAILS ? "fails" : fate == FAILS_DONE ? "fails-done" : "short");
+    static const char *const names[] = {"passes", "fails", "fails-done", "short", "held"};
+    if (strcmp(call, "read") != 0) note(kind, call, names[fate]);
     pthread_mutex_unlock(&lock);
+    return fate;
+}
+
+/* The same for a call that can be held: what becomes of it when it is not any more. */
+static enum fate decide_in_time(const char *kind, const char *call, int *errno_out) {
+    enum fate fate;
+    while ((fate = decide(kind, call, errno_out)) == IS_HELD) usleep(10000);
     return fate;
 }
 
@@ -186,10 +195,24 @@ ssize_t write(int fd, const void *bytes, size_t len) { return write_any(fd, byte
 ssize_t pwrite(int fd, const void *bytes, size_t len, off_t at) { return write_any(fd, bytes, len, 1, at); }
 ssize_t pwrite64(int fd, const void *bytes, size_t len, off_t at) { return write_any(fd, bytes, len, 1, at); }
 
+static ssize_t read_any(int fd, void *bytes, size_t len, int positioned, off_t place) {
+    const char *kind = kind_of_open(fd);
+    int error = 0;
+    if (kind && decide_in_time(kind, "read", &error) == FAILS) {
+        errno = error;
+        return -1;
+    }
+    return positioned ? syscall(SYS_pread64, fd, bytes, len, place) : syscall(SYS_read, fd, bytes, len);
+}
+
+ssize_t read(int fd, void *bytes, size_t len) { return read_any(fd, bytes, len, 0, 0); }
+ssize_t pread(int fd, void *bytes, size_t len, off_t at) { return read_any(fd, bytes, len, 1, at); }
+ssize_t pread64(int fd, void *bytes, size_t len, off_t at) { return read_any(fd, bytes, len, 1, at); }
+
 static int done_to_file(int fd, const char *call, long number, long argument) {
     const char *kind = kind_of_open(fd);
     int error = 0;
-    enum fate fate = kind ? decide(kind, call, &error) : PASSES;
+    enum fate fate = kind ? decide_in_time(kind, call, &error) : PASSES;
     int done = 0;
     if (fate != FAILS) done = (int)syscall(number, fd, argument);
     if (fate == FAILS || fate == FAILS_DONE) {

@@ -8,3 +8,4 @@ pub(crate) mod gateway;
 pub(crate) mod http;
 pub(crate) mod scripted;
 pub(crate) mod stub;
+pub(crate) mod terminal;

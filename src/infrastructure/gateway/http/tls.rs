@@ -1,14 +1,18 @@
 //! TLS to the gateway: rustls with ring, and the roots that the operating system trusts.
 
-use std::io;
 use std::sync::Arc;
 
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use super::socket::Socket;
+use crate::trust::{Trusted, Why, explain};
+
+/// What to do about a certificate that nobody vouches for.
+const TRUST: &str = "where it is the right one, put it, or its authority's, among those that this machine trusts, \
+                     or into the file that SSL_CERT_FILE names in payd's environment";
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +37,7 @@ pub(super) struct Tls {
 }
 
 impl Tls {
-    /// Loads the system's roots; `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.
+    /// Loads the certificates that the system trusts; `SSL_CERT_FILE` and `SSL_CERT_DIR` name others.
     ///
     /// # Errors
     /// Where there are none, or the host is not one.
@@ -41,28 +45,25 @@ impl Tls {
         let name =
             ServerName::try_from(host.to_owned()).map_err(|_| TlsError::Name(host.to_owned()))?;
         let loaded = rustls_native_certs::load_native_certs();
-        let mut roots = RootCertStore::empty();
-        // Some systems carry roots that rustls does not read; the others will do.
-        let (added, _) = roots.add_parsable_certificates(loaded.certs);
-        if added == 0 {
+        let mut trusted = Trusted::nobody();
+        for certificate in loaded.certs {
+            // Some systems carry roots that rustls does not read; the others will do.
+            let _ = trusted.add(certificate);
+        }
+        if trusted.is_empty() {
             let why: Vec<String> = loaded.errors.iter().map(|it| format!("; {it}")).collect();
             return Err(TlsError::NoRoots(why.concat()));
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // Early data would be bytes of a request before there is a connection.
-        config.enable_early_data = false;
         Ok(Self {
-            connector: TlsConnector::from(Arc::new(config)),
+            connector: TlsConnector::from(Arc::new(trusted.config()?)),
             name,
         })
     }
 
-    pub(super) async fn wrap(&self, socket: Socket) -> io::Result<TlsStream<Socket>> {
-        self.connector.connect(self.name.clone(), socket).await
+    pub(super) async fn wrap(&self, socket: Socket) -> Result<TlsStream<Socket>, Why> {
+        self.connector
+            .connect(self.name.clone(), socket)
+            .await
+            .map_err(|error| explain(&error, TRUST))
     }
 }

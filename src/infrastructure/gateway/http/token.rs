@@ -22,7 +22,7 @@ const TOKEN_BYTES_MAX: u64 = 8 * 1024;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TokenError {
     /// The file cannot be read.
-    #[error("the gateway's token file {} cannot be read: {source}", path.display())]
+    #[error("the gateway's token file {} cannot be read: {source}; gateway.http.token_file names it, and payd's user has to be let read it", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
