@@ -101,12 +101,21 @@ pub(crate) struct Growth {
     /// Ids in no order, as clients that draw their own send them
     #[arg(long)]
     pub(crate) random_ids: bool,
+    /// Where the full store is kept from one run to the next, and made where there is none; the rounds add to it
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) store: Option<PathBuf>,
+    /// Make the full store, and leave it at that
+    #[arg(long, requires = "store")]
+    pub(crate) seed_only: bool,
     /// How often each side is measured; the sides take turns
     #[arg(long, default_value_t = 7)]
     pub(crate) rounds: usize,
     /// Seconds that are measured each time
     #[arg(long, default_value_t = 2.0)]
     pub(crate) seconds: f64,
+    /// Seconds of the long load
+    #[arg(long, default_value_t = 30.0)]
+    pub(crate) sustained: f64,
     /// The payd to measure
     #[arg(long, value_name = "FILE")]
     pub(crate) payd: Option<PathBuf>,
@@ -121,6 +130,8 @@ pub(crate) enum Kind {
     Pay,
     /// POST /invoices with many lines
     Bulk,
+    /// GET /invoices/{id}, anywhere among those of a full store
+    Show,
 }
 
 impl Kind {
@@ -129,6 +140,7 @@ impl Kind {
             Self::Create => "create",
             Self::Pay => "pay",
             Self::Bulk => "bulk",
+            Self::Show => "show",
         }
     }
 }

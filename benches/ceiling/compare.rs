@@ -104,6 +104,7 @@ fn one(arguments: &Compare, kind: Kind, connections: usize, server: Server) -> F
         keys: !arguments.no_keys,
         random_ids: false,
         first: 0,
+        existing: 0,
     };
     let figures = measure(&server, load);
     server.stop();
@@ -116,6 +117,7 @@ pub(crate) fn measure(server: &Server, load: Load) -> Figures {
         Kind::Create => 1.0,
         Kind::Bulk => 1.0 / load.lines as f64,
         Kind::Pay => 3.0,
+        Kind::Show => 0.0,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -136,6 +138,8 @@ pub(crate) fn measure(server: &Server, load: Load) -> Figures {
         cpu_per_10k: (end.cpu - begin.cpu) / count * 10_000.0,
         memory_mib: server.memory_peak() as f64 / 1024.0,
         batch: count * writes / f64::from(commits),
+        reads: (end.calls[0] - begin.calls[0]) / count,
+        writes: (end.calls[1] - begin.calls[1]) / count,
         errors: measured.errors,
     }
 }

@@ -14,6 +14,10 @@ pub(crate) struct Figures {
     pub(crate) memory_mib: f64,
     /// Writes (creates, claims, outcomes) in a commit, on average.
     pub(crate) batch: f64,
+    /// System calls for each that read, and that write, of files and sockets alike. The more of the store a request
+    /// touches at random, the more they are, on every machine.
+    pub(crate) reads: f64,
+    pub(crate) writes: f64,
     pub(crate) errors: u64,
 }
 
@@ -39,6 +43,8 @@ pub(crate) fn medians(runs: &[Figures]) -> Figures {
         cpu_per_10k: of(|it| it.cpu_per_10k),
         memory_mib: of(|it| it.memory_mib),
         batch: of(|it| it.batch),
+        reads: of(|it| it.reads),
+        writes: of(|it| it.writes),
         errors: runs.iter().map(|it| it.errors).sum(),
     }
 }

@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use tokio::task::LocalSet;
 
 use crate::arguments::Kind;
-use crate::wire::{Wire, post};
+use crate::wire::{Wire, get, post};
 
 /// What to send, how, and for how long.
 #[derive(Debug, Clone)]
@@ -28,6 +28,8 @@ pub(crate) struct Load {
     pub(crate) random_ids: bool,
     /// Where ids begin, so that two loads on one store do not meet.
     pub(crate) first: u64,
+    /// How many there are already, from 0 on.
+    pub(crate) existing: u64,
 }
 
 /// What came of it.
@@ -100,6 +102,7 @@ async fn drive(mut wire: Wire, shared: Rc<Shared>) {
             Kind::Create => create(&mut wire, &shared).await.map(|_| 1),
             Kind::Pay => pay(&mut wire, &shared).await,
             Kind::Bulk => bulk(&mut wire, &shared).await,
+            Kind::Show => show(&mut wire, &shared).await,
         };
         if !shared.measuring.get() {
             continue;
@@ -134,14 +137,18 @@ impl Shared {
     }
 }
 
+/// SplitMix64's finalizer: a permutation, so that no two are the same.
+const fn mix(n: u64) -> u64 {
+    let mut z = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// The `n`th id: one after the other, or in no order.
 pub(crate) fn id(n: u64, random: bool) -> String {
     if random {
-        // SplitMix64's finalizer: a permutation, so that no two are the same.
-        let mut z = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        format!("order-{:016x}", z ^ (z >> 31))
+        format!("order-{:016x}", mix(n))
     } else {
         format!("order-{n:016x}")
     }
@@ -185,6 +192,14 @@ async fn bulk(wire: &mut Wire, shared: &Shared) -> Result<u64, String> {
     let request = post("/invoices", "application/x-ndjson", &key, &body);
     expect(wire, &request, 200, "\"status\":201").await?;
     Ok(shared.load.lines as u64)
+}
+
+async fn show(wire: &mut Wire, shared: &Shared) -> Result<u64, String> {
+    let n = shared.next.get();
+    shared.next.set(n + 1);
+    let id = id(mix(n) % shared.load.existing, shared.load.random_ids);
+    expect(wire, &get(&format!("/invoices/{id}")), 200, "\"PAID\"").await?;
+    Ok(1)
 }
 
 async fn expect(wire: &mut Wire, request: &[u8], status: u16, text: &str) -> Result<(), String> {

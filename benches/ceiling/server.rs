@@ -37,6 +37,8 @@ pub(crate) struct Mark {
     /// Seconds of CPU, user and system, of all its threads.
     pub(crate) cpu: f64,
     pub(crate) commits: u32,
+    /// System calls that read, and that write: of files and sockets alike.
+    pub(crate) calls: [f64; 2],
 }
 
 /// A new directory for a store, on the disk that holds the build: temporary directories are often memory.
@@ -144,6 +146,7 @@ impl Server {
         Mark {
             cpu: self.cpu(),
             commits: self.commits(),
+            calls: self.calls(),
         }
     }
 
@@ -153,6 +156,14 @@ impl Server {
         let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
         let ticks = |at: usize| fields[at].parse::<f64>().unwrap();
         (ticks(11) + ticks(12)) / TICKS
+    }
+
+    fn calls(&self) -> [f64; 2] {
+        let text = fs::read_to_string(format!("/proc/{}/io", self.pid())).unwrap();
+        ["syscr: ", "syscw: "].map(|name| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name));
+            value.unwrap().parse().unwrap()
+        })
     }
 
     /// Transactions committed since the database was made, as SQLite counts them.

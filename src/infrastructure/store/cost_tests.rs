@@ -3,24 +3,28 @@
 //! lower the number here, and in docs/PERFORMANCE.md.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rusqlite::StatementStatus;
 use rusqlite::trace::{TraceEvent, TraceEventCodes};
+use rusqlite::{Connection, StatementStatus};
+use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{DATABASE, SqliteStore, open_writer};
-use crate::application::ports::{ChargeRequest, Clock, Random};
+use super::open::open_reader;
+use super::{DATABASE, SqliteReader, SqliteStore, open_writer};
+use crate::application::ports::{ChargeRequest, Clock, EventQuery, InvoiceQuery, Random, Reader};
 use crate::application::request::{
     Action, Answer, Caller, Envelope, Idempotency, Outcome, Reply, SubmitError,
 };
 use crate::application::{Bus, Counters, Engine, Policy};
 use crate::domain::{
-    Amount, Command, Currency, InvoiceId, LookupPolicy, Money, NewInvoice, Outcome as Sent,
-    RetryPolicy, Timestamp,
+    Amount, Command, Currency, EventType, InvoiceId, InvoiceStatus, LookupPolicy, Money,
+    NewInvoice, Outcome as Sent, RetryPolicy, Timestamp,
 };
 
 /// What SQLite was asked to do.
@@ -86,6 +90,7 @@ struct Metered {
     engine: Engine<SqliteStore>,
     meter: Arc<Mutex<Meter>>,
     claim: Option<Wait>,
+    path: PathBuf,
     _directory: tempfile::TempDir,
 }
 
@@ -127,6 +132,7 @@ impl Metered {
             engine,
             meter,
             claim: None,
+            path,
             _directory: directory,
         };
         let lookups = envelope(Action::ClaimLookups { limit: 16 }, None);
@@ -169,9 +175,13 @@ impl Metered {
 
     /// `count` invoices at once, each its own request: created, paid, claimed again, settled.
     fn pay_through(&mut self, name: &str, count: usize) -> [(Cost, String); 4] {
-        let ids: Vec<_> = (0..count)
-            .map(|n| InvoiceId::parse(&format!("{name}-{n}")).unwrap())
-            .collect();
+        let ids = (0..count).map(|n| format!("{name}-{n}"));
+        let ids: Vec<_> = ids.map(|id| InvoiceId::parse(&id).unwrap()).collect();
+        self.pay_all(&ids)
+    }
+
+    fn pay_all(&mut self, ids: &[InvoiceId]) -> [(Cost, String); 4] {
+        let count = ids.len();
         let mut waits = Vec::new();
         let mut all = |actions: Vec<(Action, Option<String>)>| -> Vec<Envelope> {
             let (envelopes, more): (Vec<_>, Vec<_>) = actions
@@ -302,4 +312,211 @@ fn fifty_payments_at_once_share_the_commits_and_the_work_of_a_batch() {
         ("settle", 2 + 50 * 3, 1),
     ];
     hold(&costs, rows, 45_000);
+}
+
+/// Frames of the write-ahead log that fifty payments with all they need may take.
+const IN_ORDER: i64 = 130;
+const AT_RANDOM: i64 = 240;
+
+/// The same in order, where their own ids lie together.
+const NEW_RUN: i64 = 95;
+
+/// The `n`th id, in no order.
+fn random_id(n: usize) -> InvoiceId {
+    let digest = Sha256::digest(n.to_le_bytes());
+    let name: String = digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    InvoiceId::parse(&format!("order-{name}")).unwrap()
+}
+
+fn random_ids(range: std::ops::Range<usize>) -> Vec<InvoiceId> {
+    range.map(random_id).collect()
+}
+
+/// Frames in the write-ahead log.
+fn frames(connection: &Connection) -> i64 {
+    connection
+        .query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| row.get(1))
+        .unwrap()
+}
+
+#[test]
+fn what_a_payment_writes_is_bounded_whatever_is_in_the_store() {
+    let mut metered = Metered::new();
+    for step in 0..80 {
+        metered.pay_all(&random_ids(step * 50..(step + 1) * 50));
+    }
+    let beside = Connection::open(&metered.path).unwrap();
+    let mut paid = |ids: &[InvoiceId]| {
+        let restart = "PRAGMA wal_checkpoint(RESTART)";
+        let busy: i64 = beside.query_row(restart, [], |row| row.get(0)).unwrap();
+        assert_eq!(busy, 0);
+        metered.pay_all(ids);
+        frames(&beside)
+    };
+    // Three commits. What is in order lies on the same few pages; of what is not, each has a page of its own:
+    // the invoice's id, the payment's, and the two idempotency keys.
+    let in_order = (0..50).map(|n| InvoiceId::parse(&format!("z-{n:05}")).unwrap());
+    let in_order = paid(&in_order.collect::<Vec<_>>());
+    let at_random = paid(&random_ids(9000..9050));
+    assert!(
+        in_order <= IN_ORDER && at_random <= AT_RANDOM,
+        "{in_order} frames in order, {at_random} at random"
+    );
+}
+
+#[test]
+fn the_index_of_payment_ids_grows_in_runs() {
+    let mut metered = Metered::new();
+    let beside = Connection::open(&metered.path).unwrap();
+    // So many that the next payment begins a run, all of them with ids in no order.
+    let rows = "PRAGMA foreign_keys = ON;
+        WITH RECURSIVE k (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM k WHERE n < 65535)
+        INSERT INTO invoices (n, id, amount, currency, metadata, status, attempts, attempts_before_round, needs_attention,
+          cancel_requested, created_at, updated_at, paid_at)
+        SELECT n, printf('a-%06d', n), 1, 'EUR', '{}', 2, 1, 0, 0, 0, 0, 0, 0 FROM k;
+        INSERT INTO payments (n, id, invoice, attempt, idempotency_key, state, requested_at, due_at, resends, contradicted,
+          epoch, lookups)
+        SELECT n, CAST(x'000000000000' || randomblob(10) AS BLOB), n, 1, 'key', 5, 0, 0, 0, 0, 1, 0 FROM invoices WHERE n > 1;
+        PRAGMA wal_checkpoint(RESTART)";
+    beside.execute_batch(rows).unwrap();
+    let ids = (0..50).map(|n| InvoiceId::parse(&format!("z-{n:05}")).unwrap());
+    metered.pay_all(&ids.collect::<Vec<_>>());
+    let frames = frames(&beside);
+    assert!(frames <= NEW_RUN, "{frames} frames");
+}
+
+/// A look of a reader's, by its name.
+type Look<'a> = (&'static str, Box<dyn Fn() + 'a>);
+
+/// What is asked of readers, and how much SQLite's machine does for each.
+fn looks(path: &Path, some: &InvoiceId) -> Vec<(&'static str, i32)> {
+    let reader = open_reader(path).unwrap();
+    let steps = Arc::new(Mutex::new(0));
+    let ear = Arc::clone(&steps);
+    let heard = move |event: TraceEvent<'_>| {
+        if let TraceEvent::Profile(statement, _) = event {
+            *ear.lock().unwrap() += statement.get_status(StatementStatus::VmStep);
+        }
+    };
+    let mut reader = reader;
+    reader
+        .trace_v2(TraceEventCodes::SQLITE_TRACE_PROFILE, Some(heard))
+        .unwrap();
+    let reader = SqliteReader {
+        path: path.to_owned(),
+        idle: Mutex::new(vec![reader]),
+    };
+    let invoices = |status, ascending| {
+        let query = InvoiceQuery {
+            status,
+            after: None,
+            limit: 20,
+            ascending,
+        };
+        let mut each = |_| ControlFlow::Continue(());
+        reader.invoices(query, &mut each).unwrap();
+    };
+    let events = |types: &[EventType], invoice: Option<InvoiceId>| {
+        let query = EventQuery {
+            after: 0,
+            limit: 20,
+            types: types.to_vec(),
+            invoice,
+            bytes: None,
+        };
+        reader.events(&query).unwrap();
+    };
+    let payment = reader.payments(some).unwrap().unwrap().remove(0).payment.id;
+    let looks: Vec<Look<'_>> = vec![
+        ("invoices", Box::new(|| invoices(None, false))),
+        ("invoices, oldest first", Box::new(|| invoices(None, true))),
+        (
+            "paid",
+            Box::new(|| invoices(Some(InvoiceStatus::Paid), false)),
+        ),
+        (
+            "paid, oldest first",
+            Box::new(|| invoices(Some(InvoiceStatus::Paid), true)),
+        ),
+        (
+            "failed",
+            Box::new(|| invoices(Some(InvoiceStatus::Failed), false)),
+        ),
+        (
+            "an invoice",
+            Box::new(|| assert!(reader.invoice(some).unwrap().is_some())),
+        ),
+        (
+            "its payments",
+            Box::new(|| assert!(reader.payments(some).unwrap().is_some())),
+        ),
+        (
+            "its latest payment",
+            Box::new(|| assert!(reader.latest_payment(some).unwrap().is_some())),
+        ),
+        (
+            "a payment",
+            Box::new(|| assert!(reader.payment(payment).unwrap().is_some())),
+        ),
+        ("events", Box::new(|| events(&[], None))),
+        (
+            "events of a type",
+            Box::new(|| events(&[EventType::PaymentSucceeded], None)),
+        ),
+        (
+            "events of a type that there is not",
+            Box::new(|| events(&[EventType::PaymentFailed], None)),
+        ),
+        (
+            "events of types",
+            Box::new(|| {
+                let types = [EventType::InvoiceCreated, EventType::PaymentRequested];
+                events(&types, None);
+            }),
+        ),
+        (
+            "events of an invoice",
+            Box::new(|| events(&[], Some(some.clone()))),
+        ),
+        (
+            "a type of an invoice",
+            Box::new(|| events(&[EventType::PaymentSucceeded], Some(some.clone()))),
+        ),
+        (
+            "the tally",
+            Box::new(|| drop(reader.tally(Still.now()).unwrap())),
+        ),
+    ];
+    looks
+        .into_iter()
+        .map(|(name, look)| {
+            *steps.lock().unwrap() = 0;
+            look();
+            let steps = *steps.lock().unwrap();
+            (name, steps)
+        })
+        .collect()
+}
+
+#[test]
+fn what_a_look_costs_does_not_depend_on_how_much_there_is() {
+    let mut metered = Metered::new();
+    let mut looks_at = |from: usize, to: usize| {
+        for n in (from..to).step_by(50) {
+            metered.pay_all(&random_ids(n..n + 50));
+        }
+        looks(&metered.path, &random_id(7))
+    };
+    let few = looks_at(0, 100);
+    let many = looks_at(100, 3000);
+    for ((look, few), (_, many)) in few.into_iter().zip(many) {
+        assert!(
+            few > 0 && many <= few + few / 10,
+            "{look}: {few} steps of few, {many} of many"
+        );
+    }
 }

@@ -6,6 +6,7 @@
 mod open;
 mod schema;
 
+mod checkpoint;
 mod copy;
 mod mark;
 mod room;

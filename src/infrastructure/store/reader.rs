@@ -16,7 +16,8 @@ use crate::domain::{InvoiceId, InvoiceStatus, PaymentId, PaymentState, Timestamp
 use super::error::sort;
 use super::open::{OpenError, open_reader};
 use super::rows::{
-    self, INVOICE_WIDTH, invoice_columns, payment_columns, state_code, status_code, type_code,
+    self, INVOICE_WIDTH, found_in_runs, invoice_columns, payment_columns, runs, state_code,
+    status_code, type_code,
 };
 
 /// Connections kept open between reads: as many as the daemon has threads to read on. With fewer, a
@@ -26,7 +27,7 @@ const IDLE_MAX: usize = 16;
 /// Readers of one database.
 pub struct SqliteReader {
     pub(super) path: PathBuf,
-    idle: Mutex<Vec<Connection>>,
+    pub(super) idle: Mutex<Vec<Connection>>,
 }
 
 impl SqliteReader {
@@ -94,6 +95,15 @@ const PAYMENT_WITH_INVOICE: &str = concat!(
     " FROM payments p JOIN invoices i ON i.n = p.invoice"
 );
 
+const PAYMENT_BY_ID: &str = concat!(
+    runs!(),
+    "SELECT ",
+    invoice_columns!(),
+    ", ",
+    payment_columns!(),
+    found_in_runs!()
+);
+
 impl Reader for SqliteReader {
     fn upkeep(&self) -> &dyn Upkeep {
         self
@@ -151,9 +161,7 @@ impl Reader for SqliteReader {
 
     fn payment(&self, id: PaymentId) -> Result<Option<PaymentRecord>, StoreError> {
         self.with(|connection| {
-            let mut statement = connection
-                .prepare_cached(&format!("{PAYMENT_WITH_INVOICE} WHERE p.id = ?1"))
-                .map_err(sort)?;
+            let mut statement = connection.prepare_cached(PAYMENT_BY_ID).map_err(sort)?;
             let mut found = statement.query([id.as_bytes().as_slice()]).map_err(sort)?;
             found.next().map_err(sort)?.map(payment_record).transpose()
         })

@@ -36,6 +36,24 @@ macro_rules! payment_columns {
 }
 pub(super) use payment_columns;
 
+/// Runs of payments, the newest first, as the index of their ids has them (migration 4): what precedes a `SELECT`.
+macro_rules! runs {
+    () => {
+        "WITH RECURSIVE runs (run) AS (SELECT (SELECT max(n) FROM payments) >> 16 \
+         UNION ALL SELECT run - 1 FROM runs WHERE run > 0) "
+    };
+}
+pub(super) use runs;
+
+/// The payment `p` whose id is the first parameter, with its invoice `i`: what follows the columns.
+macro_rules! found_in_runs {
+    () => {
+        " FROM runs CROSS JOIN payments p JOIN invoices i ON i.n = p.invoice \
+         WHERE p.n >> 16 = runs.run AND p.id = ?1 LIMIT 1"
+    };
+}
+pub(super) use found_in_runs;
+
 /// Reads an invoice from the first columns of a row; with its own key.
 pub(super) fn invoice(row: &Row<'_>) -> Result<(i64, Invoice), StoreError> {
     let read = Read(row);

@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_tokens.sql"),
     include_str!("migrations/0003_restored.sql"),
+    include_str!("migrations/0004_payment_ids.sql"),
 ];
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.
@@ -235,6 +236,56 @@ mod tests {
             .unwrap();
         let newer = [MIGRATIONS[0], "CREATE TABLE added (x INTEGER) STRICT"];
         (connection, path, newer)
+    }
+
+    /// The newest migration that makes a table anew keeps what is in it, and finds it again.
+    #[test]
+    fn payments_of_an_older_database_are_kept_and_found_by_their_ids() {
+        use crate::application::ports::{Reader, Store};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("payd.db");
+        let mut connection = Connection::open(&path).unwrap();
+        migrate_to(&mut connection, &path, &MIGRATIONS[..3]).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO meta VALUES ('store_id', '00000000-0000-0000-0000-000000000007'),
+                 ('source_id', '00000000-0000-0000-0000-000000000007'), ('quiet_commits', '0');
+                 INSERT INTO invoices (n, id, amount, currency, metadata, status, attempts, attempts_before_round,
+                   needs_attention, cancel_requested, created_at, updated_at)
+                 VALUES (1, 'a', 1, 'EUR', '{}', 1, 1, 0, 0, 0, 0, 0), (2, 'b', 1, 'EUR', '{}', 1, 1, 0, 0, 0, 0, 0);
+                 INSERT INTO payments (n, id, invoice, attempt, idempotency_key, state, requested_at, due_at, resends,
+                   contradicted, epoch, lookups, restored)
+                 VALUES (5, x'00000000000070008000000000000001', 1, 1, 'k1', 0, 0, 9, 0, 0, 0, 0, 1),
+                   (200000, x'00000000000070008000000000000002', 2, 1, 'k2', 0, 0, 8, 0, 0, 0, 0, 0)",
+            )
+            .unwrap();
+        drop(connection);
+        let mut store = super::super::open_writer(&path, uuid::Uuid::from_u128(9)).unwrap();
+        let reader = super::super::SqliteReader::open(&path).unwrap();
+        for (n, invoice, due, restored) in [(1, "a", 9, true), (2, "b", 8, false)] {
+            let id = format!("pay_00000000-0000-7000-8000-00000000000{n}");
+            let id = crate::domain::PaymentId::parse(&id).unwrap();
+            let payment = store.payment(id).unwrap().unwrap();
+            assert_eq!(
+                (payment.due_at.as_millis(), payment.restored),
+                (due, restored)
+            );
+            assert_eq!(store.invoice_of(id).unwrap().unwrap().as_str(), invoice);
+            assert_eq!(reader.payment(id).unwrap().unwrap().payment, payment);
+        }
+        let unknown = "pay_00000000-0000-7000-8000-000000000003";
+        let unknown = crate::domain::PaymentId::parse(unknown).unwrap();
+        assert!(reader.payment(unknown).unwrap().is_none());
+        let check: String = store
+            .connection
+            .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(check, "ok");
+        // Invariant 4 holds in it as before.
+        let second = "INSERT INTO payments (id, invoice, attempt, idempotency_key, state, requested_at, due_at, resends,
+              contradicted, epoch, lookups)
+            VALUES (x'00000000000070008000000000000009', 1, 2, 'k9', 0, 0, 9, 0, 0, 0, 0)";
+        assert!(store.connection.execute_batch(second).is_err());
     }
 
     fn names(directory: &Path) -> Vec<String> {

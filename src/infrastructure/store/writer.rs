@@ -16,11 +16,13 @@ use crate::domain::{
     Timestamp,
 };
 
+use super::checkpoint::Checkpointer;
 use super::error::{sort, sort_row};
 use super::mark::{Mark, Position};
 use super::room;
 use super::rows::{
-    self, failure_json, invoice_columns, payment_columns, state_code, status_code, type_code,
+    self, failure_json, found_in_runs, invoice_columns, payment_columns, runs, state_code,
+    status_code, type_code,
 };
 use super::tokens;
 
@@ -29,6 +31,8 @@ const ANSWER_AGE_MAX_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
 /// The store, to be written.
 pub struct SqliteStore {
+    // Before the connection, which then is the last to be closed.
+    pub(super) checkpointer: Checkpointer,
     pub(super) connection: Connection,
     path: PathBuf,
     mark: Mark,
@@ -37,8 +41,14 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    pub(super) fn new(connection: Connection, path: &Path, mark: Mark) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        checkpointer: Checkpointer,
+        path: &Path,
+        mark: Mark,
+    ) -> Self {
         Self {
+            checkpointer,
             connection,
             path: path.to_owned(),
             mark,
@@ -71,6 +81,7 @@ impl SqliteStore {
     /// payd ends, and nobody knows what is on disk: closing the database must not move the log into it and
     /// remove the log. The next start recovers it.
     fn leave_as_it_is(&self) {
+        self.checkpointer.cease();
         let no_checkpoint = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
         if let Err(error) = self.connection.set_db_config(no_checkpoint, true) {
             tracing::error!(%error, "the log of the database may be gone after this");
@@ -134,14 +145,14 @@ impl SqliteStore {
     }
 
     fn save_payment(&self, invoice: i64, payment: &Payment) -> Result<(), StoreError> {
-        self.execute(
+        let changed = self.execute(
             "INSERT INTO payments (id, invoice, attempt, idempotency_key, method, state, gateway, gateway_reference, failure, \
              requested_at, due_at, sent_at, finished_at, resends, contradicted, traceparent, epoch, lease_until, open_since, \
              lookups, next_lookup_at, restored) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22) \
-             ON CONFLICT (id) DO UPDATE SET state = ?6, gateway = ?7, gateway_reference = ?8, failure = ?9, due_at = ?11, \
+             ON CONFLICT (invoice, attempt) DO UPDATE SET state = ?6, gateway = ?7, gateway_reference = ?8, failure = ?9, due_at = ?11, \
              sent_at = ?12, finished_at = ?13, resends = ?14, contradicted = ?15, traceparent = ?16, epoch = ?17, \
-             lease_until = ?18, open_since = ?19, lookups = ?20, next_lookup_at = ?21, restored = ?22",
+             lease_until = ?18, open_since = ?19, lookups = ?20, next_lookup_at = ?21, restored = ?22 WHERE id = ?1",
             &[
                 &payment.id.as_bytes().as_slice(),
                 &invoice,
@@ -167,7 +178,13 @@ impl SqliteStore {
                 &payment.restored,
             ],
         )?;
-        Ok(())
+        match changed {
+            1 => Ok(()),
+            _ => Err(StoreError::Constraint(format!(
+                "attempt {} of its invoice is another payment than {}",
+                payment.attempt, payment.id
+            ))),
+        }
     }
 }
 
@@ -274,6 +291,7 @@ impl Store for SqliteStore {
 
     fn begin(&mut self) -> Result<(), StoreError> {
         self.newest = None;
+        self.checkpointer.see_to_the_rest(&self.connection);
         self.execute("BEGIN IMMEDIATE", &[]).map(|_| ())
     }
 
@@ -319,7 +337,7 @@ impl Store for SqliteStore {
     }
 
     fn invoice_of(&mut self, payment: PaymentId) -> Result<Option<InvoiceId>, StoreError> {
-        let sql = "SELECT i.id FROM payments p JOIN invoices i ON i.n = p.invoice WHERE p.id = ?1";
+        let sql = concat!(runs!(), "SELECT i.id", found_in_runs!());
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
         let id: Option<String> = statement
             .query_row([payment.as_bytes().as_slice()], |row| row.get(0))
@@ -329,11 +347,7 @@ impl Store for SqliteStore {
     }
 
     fn payment(&mut self, payment: PaymentId) -> Result<Option<Payment>, StoreError> {
-        let sql = concat!(
-            "SELECT ",
-            payment_columns!(),
-            " FROM payments p WHERE p.id = ?1"
-        );
+        let sql = concat!(runs!(), "SELECT ", payment_columns!(), found_in_runs!());
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
         let mut found = statement
             .query([payment.as_bytes().as_slice()])
