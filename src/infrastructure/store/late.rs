@@ -3,7 +3,8 @@
 //! An index of SQLite's takes each row as it comes, and where rows belong anywhere in it, each takes a page of
 //! its own: of fifty-five pages that a commit of ten payments wrote, eleven were of the index of payment ids and
 //! five of that of event types. Here a thousand rows are put in at once, in the commit of the last of them: what
-//! they share is written once. What is newer than that is found by looking through the rows themselves: there are a thousand at most.
+//! they share is written once. What is newer is found by looking through the rows themselves: there are a thousand
+//! at most.
 //!
 //! They only help people to find something. What keeps money safe stands in indexes of SQLite's own.
 
