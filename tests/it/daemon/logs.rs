@@ -219,13 +219,15 @@ fn a_log_that_nobody_reads_holds_up_no_payment() {
         counted.next().unwrap().parse().unwrap()
     };
     let mut number = 0;
-    // Far beyond what the pipe and the queue before it hold.
+    let headers = [("traceparent", TRACEPARENT)];
+    // Far beyond what the pipe and the queue before it hold; sooner with lines as long as they come.
     until("lines are dropped", || {
         for _ in 0..50 {
             number += 1;
-            let body = format!(r#"{{"id":"inv-{number}","amount":100}}"#);
-            unix.post("/invoices", &body).expect(201);
-            unix.post(&format!("/invoices/inv-{number}/pay"), "{}")
+            let id = format!("inv-{number:060}");
+            let body = format!(r#"{{"id":"{id}","amount":100}}"#);
+            unix.post_with("/invoices", &headers, &body).expect(201);
+            unix.post_with(&format!("/invoices/{id}/pay"), &headers, "{}")
                 .expect(202);
         }
         dropped() > 0
