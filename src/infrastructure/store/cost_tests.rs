@@ -317,6 +317,43 @@ fn fifty_payments_at_once_share_the_commits_and_the_work_of_a_batch() {
     hold(&costs, rows, 38_000);
 }
 
+/// A batch that fails is decided anew, a commit for each request: nothing is lost, and nobody sees that it failed
+/// for no good reason.
+#[test]
+fn requests_of_all_kinds_for_the_same_invoices_are_one_commit() {
+    let mut metered = Metered::new();
+    let mut waits = Vec::new();
+    let mut claimed: Vec<ChargeRequest> = Vec::new();
+    for round in 0..4 {
+        let ids: Vec<_> = (0..20).map(|n| random_id(round * 100 + n)).collect();
+        let pays = |id: &InvoiceId| Action::OnInvoice(id.clone(), Command::Pay { method: None });
+        let mut actions: Vec<_> = claimed.iter().map(settle).collect();
+        actions.push(Action::Create(ids[..10].iter().map(invoice).collect()));
+        actions.extend(ids[..10].iter().map(pays));
+        // Each of the others next to its own, and once more.
+        for id in &ids[10..] {
+            let again = [Action::Create(vec![invoice(id)]), pays(id)];
+            actions.extend([Action::Create(vec![invoice(id)]), pays(id)]);
+            actions.extend(again);
+        }
+        actions.push(Action::Beat);
+        let keyed = actions.into_iter().enumerate();
+        let (envelopes, more): (Vec<_>, Vec<_>) = keyed
+            .map(|(n, action)| envelope(action, (n % 3 == 0).then(|| format!("k-{round}-{n}"))))
+            .unzip();
+        waits.extend(more);
+        let cost = metered.cost_of(envelopes);
+        assert_eq!(cost.commits, 1, "round {round}: {}", metered.said());
+        claimed = metered.claimed();
+        assert_eq!(claimed.len(), ids.len());
+        metered.cost_of_claiming();
+    }
+    for mut wait in waits {
+        let outcome = wait.try_recv().unwrap().unwrap();
+        assert!(matches!(outcome, Outcome::Fresh(Ok(_), _)), "{outcome:?}");
+    }
+}
+
 /// Frames of the write-ahead log that fifty payments with all they need may take.
 const IN_ORDER: i64 = 95;
 const AT_RANDOM: i64 = 205;

@@ -553,6 +553,8 @@ impl Store for SqliteStore {
         for id in &entry.payments_changed {
             match entry.aggregate.payment(*id) {
                 Some(payment) if payment.attempt > entry.attempts_stored => {
+                    // Its invoice may be as new.
+                    self.write_waiting_invoices()?;
                     self.insert_payment(row, payment)?;
                     self.late.payment(self.connection.last_insert_rowid());
                 }
