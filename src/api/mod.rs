@@ -6,6 +6,7 @@
 
 mod event;
 mod invoice;
+mod object;
 mod payment;
 mod problem;
 mod seal;
@@ -13,6 +14,7 @@ mod token;
 
 pub use event::{Event, EventPage};
 pub use invoice::{Invoice, InvoicePage};
+pub use object::Object;
 pub use payment::{Failure, Payment, PaymentPage};
 pub use problem::{Code, FieldError, Problem};
 pub use seal::{SEAL_LEN, is_seal_of, seal};

@@ -1,17 +1,19 @@
 //! Events as the log stores them: CloudEvents 1.0 in JSON, each written once, for log, streams and
 //! hash chain together; and read back to fold them.
 
-use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::api;
+use crate::api::{self, Object};
 use crate::domain::{
     Aggregate, Amount, Cause, Currency, Event, EventType, Failure, FailureKind, GatewayKey,
     Invoice, InvoiceId, InvoiceStatus, Money, NewInvoice, PaymentId, ResolveAs, StoreId, Timestamp,
 };
 
 use super::ports::Head;
+
+/// Bytes of an event, as most are.
+const USUAL_BYTES: usize = 768;
 
 /// An event with its place in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,14 +62,7 @@ impl EventRecord {
     #[must_use]
     pub fn encode(head: &Head, origin: Origin<'_>, event: &Event, state: &Aggregate) -> Self {
         let sequence = head.sequence + 1;
-        let envelope = Envelope {
-            sequence,
-            origin,
-            event,
-            state,
-        };
-        // Writing these types to memory has no way to fail.
-        let bytes = serde_json::to_vec(&envelope).expect("an event is always JSON");
+        let bytes = write(sequence, &origin, event, state).into_bytes();
         let digest = chain(&head.digest, &bytes);
         Self {
             sequence,
@@ -88,162 +83,140 @@ impl EventRecord {
     }
 }
 
-struct Envelope<'a> {
-    sequence: u64,
-    origin: Origin<'a>,
-    event: &'a Event,
-    state: &'a Aggregate,
-}
-
-impl Serialize for Envelope<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("specversion", "1.0")?;
-        map.serialize_entry("id", &Text(self.sequence))?;
-        map.serialize_entry(
-            "source",
-            &Text(format_args!("/payd/{}", self.origin.source)),
-        )?;
-        map.serialize_entry("type", self.event.kind().as_str())?;
-        map.serialize_entry("subject", self.state.invoice.id().as_str())?;
-        map.serialize_entry("time", &Text(self.origin.at))?;
-        map.serialize_entry("datacontenttype", "application/json")?;
-        if let Some(traceparent) = self.origin.traceparent {
-            map.serialize_entry("traceparent", traceparent)?;
-        }
-        map.serialize_entry("actor", self.origin.actor)?;
-        map.serialize_entry(
-            "data",
-            &Data {
-                event: self.event,
-                state: self.state,
-            },
-        )?;
-        map.end()
+/// The envelope, and in it the data. What only `payd verify` needs to fold it stands at the end.
+fn write(sequence: u64, origin: &Origin<'_>, event: &Event, state: &Aggregate) -> String {
+    let mut json = String::with_capacity(USUAL_BYTES);
+    let mut envelope = Object::begin(&mut json);
+    envelope
+        .text("specversion", "1.0")
+        .shown("id", sequence)
+        .shown("source", format_args!("/payd/{}", origin.source))
+        .text("type", event.kind().as_str())
+        .text("subject", state.invoice.id().as_str())
+        .shown("time", origin.at)
+        .text("datacontenttype", "application/json");
+    if let Some(traceparent) = origin.traceparent {
+        envelope.text("traceparent", traceparent);
     }
+    envelope.text("actor", origin.actor);
+    let mut data = envelope.object("data");
+    write_data(&mut data, event, state);
+    data.end();
+    envelope.end();
+    json
 }
 
-/// The data of an event. What only `payd verify` needs to fold it stands at the end.
-struct Data<'a> {
-    event: &'a Event,
-    state: &'a Aggregate,
-}
-
-impl Serialize for Data<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let invoice = &self.state.invoice;
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("invoice_id", invoice.id().as_str())?;
-        map.serialize_entry("invoice_status", invoice.status.as_str())?;
-        if let Some(payment) = self.event.payment() {
-            map.serialize_entry("payment_id", &Text(payment))?;
-            map.serialize_entry("attempt", &self.state.payment(payment).map(|it| it.attempt))?;
-            map.serialize_entry("amount", &invoice.content.money.amount.minor_units())?;
-            map.serialize_entry("currency", invoice.content.money.currency.code())?;
-        }
-        match self.event {
-            Event::InvoiceCreated(created) => {
-                let view = api::Invoice::of(created, None);
-                map.serialize_entry("id", &view.id)?;
-                map.serialize_entry("amount", &view.amount)?;
-                map.serialize_entry("currency", &view.currency)?;
-                map.serialize_entry("status", &view.status)?;
-                map.serialize_entry("description", &view.description)?;
-                map.serialize_entry("metadata", &view.metadata)?;
-                map.serialize_entry("payment_method", &view.payment_method)?;
-                map.serialize_entry("due_at", &view.due_at)?;
-                map.serialize_entry("attempts", &view.attempts)?;
-                map.serialize_entry("needs_attention", &view.needs_attention)?;
-                map.serialize_entry("cancel_requested", &view.cancel_requested)?;
-                map.serialize_entry("next_attempt_at", &view.next_attempt_at)?;
-                map.serialize_entry("created_at", &view.created_at)?;
-                map.serialize_entry("updated_at", &view.updated_at)?;
-                map.serialize_entry("paid_at", &view.paid_at)?;
-            }
-            Event::PaymentRequested {
-                key,
-                method,
-                due_at,
-                cause,
-                ..
-            } => {
-                map.serialize_entry("due_at", &Text(due_at))?;
-                map.serialize_entry("cause", cause.as_str())?;
-                map.serialize_entry("payment_method", method)?;
-                map.serialize_entry("idempotency_key", key.as_str())?;
-            }
-            Event::PaymentAccepted {
-                gateway,
-                reference,
-                reason,
-                ..
-            } => {
-                map.serialize_entry("reason", reason)?;
-                map.serialize_entry("gateway", gateway)?;
-                map.serialize_entry("gateway_reference", reference)?;
-            }
-            Event::PaymentUnknown {
-                gateway, reason, ..
-            }
-            | Event::PaymentReviewRequired {
-                gateway, reason, ..
-            } => {
-                map.serialize_entry("reason", reason)?;
-                map.serialize_entry("gateway", gateway)?;
-            }
-            Event::PaymentResolved {
-                actor,
-                reason,
-                resolved_as,
-                ..
-            } => {
-                map.serialize_entry("actor", actor)?;
-                map.serialize_entry("reason", reason)?;
-                map.serialize_entry("as", resolved_as.as_str())?;
-            }
-            Event::PaymentSucceeded {
-                gateway, reference, ..
-            } => {
-                map.serialize_entry("gateway", gateway)?;
-                map.serialize_entry("gateway_reference", reference)?;
-            }
-            Event::PaymentFailed {
-                gateway,
-                failure,
-                next_attempt_at,
-                ..
-            } => {
-                map.serialize_entry("failure", &api::Failure::of(failure))?;
-                map.serialize_entry("will_retry", &next_attempt_at.is_some())?;
-                map.serialize_entry("next_attempt_at", &next_attempt_at.map(Text))?;
-                map.serialize_entry("gateway", gateway)?;
-            }
-            Event::PaymentCanceled { reason, .. }
-            | Event::InvoiceCanceled { reason }
-            | Event::InvoiceCancelRequested { reason } => {
-                map.serialize_entry("reason", reason)?;
-            }
-            Event::PaymentContradicted { evidence, .. } => {
-                map.serialize_entry("evidence", evidence)?;
-            }
-            Event::InvoiceAttentionRequired { reason, restored } => {
-                map.serialize_entry("reason", reason)?;
-                // Only where it is so: events of before there were restores are as they were.
-                if *restored {
-                    map.serialize_entry("restored", restored)?;
-                }
-            }
-        }
-        map.end()
+fn write_data(data: &mut Object<'_>, event: &Event, state: &Aggregate) {
+    let invoice = &state.invoice;
+    let money = &invoice.content.money;
+    data.text("invoice_id", invoice.id().as_str())
+        .text("invoice_status", invoice.status.as_str());
+    if let Some(payment) = event.payment() {
+        data.shown("payment_id", payment);
+        match state.payment(payment) {
+            Some(payment) => data.number("attempt", payment.attempt.into()),
+            None => data.null("attempt"),
+        };
+        data.number("amount", money.amount.minor_units())
+            .text("currency", money.currency.code());
     }
-}
-
-/// Written as JSON text, without a detour over a `String`.
-struct Text<T>(T);
-
-impl<T: std::fmt::Display> Serialize for Text<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
+    match event {
+        Event::InvoiceCreated(created) => {
+            let content = &created.content;
+            data.text("id", content.id.as_str())
+                .number("amount", content.money.amount.minor_units())
+                .text("currency", content.money.currency.code())
+                .text("status", created.status.as_str())
+                .text_or_null("description", content.description.as_deref())
+                .texts("metadata", &content.metadata)
+                .text_or_null("payment_method", content.payment_method.as_deref())
+                .shown_or_null("due_at", content.due_at)
+                .number("attempts", created.attempts.into())
+                .truth("needs_attention", created.needs_attention)
+                .truth("cancel_requested", created.cancel_requested)
+                .null("next_attempt_at")
+                .shown("created_at", created.created_at)
+                .shown("updated_at", created.updated_at)
+                .shown_or_null("paid_at", created.paid_at);
+        }
+        Event::PaymentRequested {
+            key,
+            method,
+            due_at,
+            cause,
+            ..
+        } => {
+            data.shown("due_at", due_at)
+                .text("cause", cause.as_str())
+                .text_or_null("payment_method", method.as_deref())
+                .text("idempotency_key", key.as_str());
+        }
+        Event::PaymentAccepted {
+            gateway,
+            reference,
+            reason,
+            ..
+        } => {
+            data.text_or_null("reason", reason.as_deref())
+                .text("gateway", gateway)
+                .text_or_null("gateway_reference", reference.as_deref());
+        }
+        Event::PaymentUnknown {
+            gateway, reason, ..
+        }
+        | Event::PaymentReviewRequired {
+            gateway, reason, ..
+        } => {
+            data.text("reason", reason).text("gateway", gateway);
+        }
+        Event::PaymentResolved {
+            actor,
+            reason,
+            resolved_as,
+            ..
+        } => {
+            data.text("actor", actor)
+                .text("reason", reason)
+                .text("as", resolved_as.as_str());
+        }
+        Event::PaymentSucceeded {
+            gateway, reference, ..
+        } => {
+            data.text("gateway", gateway)
+                .text_or_null("gateway_reference", reference.as_deref());
+        }
+        Event::PaymentFailed {
+            gateway,
+            failure,
+            next_attempt_at,
+            ..
+        } => {
+            let mut written = data.object("failure");
+            written
+                .text("kind", failure.kind.as_str())
+                .text("code", &failure.code)
+                .text_or_null("message", failure.message.as_deref())
+                .truth("retryable", failure.retryable);
+            written.end();
+            data.truth("will_retry", next_attempt_at.is_some())
+                .shown_or_null("next_attempt_at", *next_attempt_at)
+                .text("gateway", gateway);
+        }
+        Event::PaymentCanceled { reason, .. }
+        | Event::InvoiceCanceled { reason }
+        | Event::InvoiceCancelRequested { reason } => {
+            data.text_or_null("reason", reason.as_deref());
+        }
+        Event::PaymentContradicted { evidence, .. } => {
+            data.text("evidence", evidence);
+        }
+        Event::InvoiceAttentionRequired { reason, restored } => {
+            data.text("reason", reason);
+            // Only where it is so: events of before there were restores are as they were.
+            if *restored {
+                data.truth("restored", true);
+            }
+        }
     }
 }
 

@@ -11,6 +11,8 @@ pub struct Entry {
     pub aggregate: Aggregate,
     /// The store's own key of the invoice; set by the first save.
     pub row: Option<i64>,
+    /// Its attempts that the store has: payments beyond are new to it.
+    pub attempts_stored: u32,
     /// Whether the invoice has changed.
     pub invoice_changed: bool,
     /// The payments that have changed, in the order of their first change: a payment that closes
@@ -23,8 +25,9 @@ impl Entry {
     #[must_use]
     pub const fn loaded(aggregate: Aggregate, row: i64) -> Self {
         Self {
-            aggregate,
             row: Some(row),
+            attempts_stored: aggregate.invoice.attempts,
+            aggregate,
             invoice_changed: false,
             payments_changed: Vec::new(),
         }
@@ -36,6 +39,7 @@ impl Entry {
         Self {
             aggregate,
             row: None,
+            attempts_stored: 0,
             invoice_changed: true,
             payments_changed: Vec::new(),
         }

@@ -144,15 +144,12 @@ impl SqliteStore {
         }
     }
 
-    fn save_payment(&self, invoice: i64, payment: &Payment) -> Result<(), StoreError> {
-        let changed = self.execute(
+    fn insert_payment(&self, invoice: i64, payment: &Payment) -> Result<(), StoreError> {
+        self.execute(
             "INSERT INTO payments (id, invoice, attempt, idempotency_key, method, state, gateway, gateway_reference, failure, \
              requested_at, due_at, sent_at, finished_at, resends, contradicted, traceparent, epoch, lease_until, open_since, \
              lookups, next_lookup_at, restored) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22) \
-             ON CONFLICT (invoice, attempt) DO UPDATE SET state = ?6, gateway = ?7, gateway_reference = ?8, failure = ?9, due_at = ?11, \
-             sent_at = ?12, finished_at = ?13, resends = ?14, contradicted = ?15, traceparent = ?16, epoch = ?17, \
-             lease_until = ?18, open_since = ?19, lookups = ?20, next_lookup_at = ?21, restored = ?22 WHERE id = ?1",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
             &[
                 &payment.id.as_bytes().as_slice(),
                 &invoice,
@@ -164,6 +161,38 @@ impl SqliteStore {
                 &payment.gateway_reference,
                 &payment.failure.as_ref().map(failure_json),
                 &payment.requested_at.as_millis(),
+                &payment.due_at.as_millis(),
+                &payment.sent_at.map(Timestamp::as_millis),
+                &payment.finished_at.map(Timestamp::as_millis),
+                &payment.resends,
+                &payment.contradicted,
+                &payment.traceparent,
+                &payment.work.epoch,
+                &payment.work.lease_until.map(Timestamp::as_millis),
+                &payment.work.open_since.map(Timestamp::as_millis),
+                &payment.work.lookups,
+                &payment.work.next_lookup_at.map(Timestamp::as_millis),
+                &payment.restored,
+            ],
+        )
+        .map(|_| ())
+    }
+
+    /// What may change of a payment that is there. Its key, its method and the rest never do.
+    fn update_payment(&self, invoice: i64, payment: &Payment) -> Result<(), StoreError> {
+        let changed = self.execute(
+            "UPDATE payments SET state = ?4, gateway = ?5, gateway_reference = ?6, failure = ?7, due_at = ?8, sent_at = ?9, \
+             finished_at = ?10, resends = ?11, contradicted = ?12, traceparent = ?13, epoch = ?14, lease_until = ?15, \
+             open_since = ?16, lookups = ?17, next_lookup_at = ?18, restored = ?19 \
+             WHERE invoice = ?1 AND attempt = ?2 AND id = ?3",
+            &[
+                &invoice,
+                &payment.attempt,
+                &payment.id.as_bytes().as_slice(),
+                &state_code(payment.state),
+                &payment.gateway,
+                &payment.gateway_reference,
+                &payment.failure.as_ref().map(failure_json),
                 &payment.due_at.as_millis(),
                 &payment.sent_at.map(Timestamp::as_millis),
                 &payment.finished_at.map(Timestamp::as_millis),
@@ -473,10 +502,15 @@ impl Store for SqliteStore {
         entry.row = Some(row);
         entry.invoice_changed = false;
         for id in std::mem::take(&mut entry.payments_changed) {
-            if let Some(payment) = entry.aggregate.payment(id) {
-                self.save_payment(row, payment)?;
+            match entry.aggregate.payment(id) {
+                Some(payment) if payment.attempt > entry.attempts_stored => {
+                    self.insert_payment(row, payment)?;
+                }
+                Some(payment) => self.update_payment(row, payment)?,
+                None => {}
             }
         }
+        entry.attempts_stored = entry.aggregate.invoice.attempts;
         Ok(())
     }
 
