@@ -9,7 +9,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -26,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::{self, Options, Peer, Shared};
 use super::peers::Peers;
-use super::routes;
 use super::stall::Draining;
 use super::worded::{Exchange, Worded};
 use crate::application::App;
@@ -107,7 +105,6 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let shared = Arc::new(Shared::new(app, options, shutdown));
-    let router = routes::router(Arc::clone(&shared));
     let tcp_slots = Arc::new(Semaphore::new(TCP_CONNECTIONS_MAX));
     let unix_slots = Arc::new(Semaphore::new(UNIX_CONNECTIONS_MAX));
     let peers = Arc::new(Peers::default());
@@ -115,7 +112,6 @@ pub async fn serve(
     for listener in listeners {
         let server = Server {
             shared: Arc::clone(&shared),
-            router: router.clone(),
         };
         match listener {
             Listener::Unix(listener) => {
@@ -144,7 +140,6 @@ pub async fn serve(
 #[derive(Clone)]
 struct Server {
     shared: Arc<Shared>,
-    router: Router,
 }
 
 impl Server {
@@ -301,10 +296,10 @@ impl Server {
         };
         let stream = Worded::new(stream, Arc::clone(&exchange), refuse);
         let service = service_fn(|request: hyper::Request<Incoming>| {
-            let (shared, router) = (Arc::clone(&self.shared), self.router.clone());
-            let (peer, answering) = (peer.clone(), Exchange::begin(&exchange));
+            let (shared, peer) = (Arc::clone(&self.shared), peer.clone());
+            let answering = Exchange::begin(&exchange);
             async move {
-                let response = context::answer(&shared, router, &peer, request).await;
+                let response = context::answer(&shared, &peer, request).await;
                 Ok::<_, Infallible>(response.map(|body| answering.until_sent(body)))
             }
         });
