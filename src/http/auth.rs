@@ -10,7 +10,7 @@ use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, CONNECTION, HeaderValue, WWW_AUTHENTICATE};
 
 use super::call::Call;
-use super::context::{Peer, Shared};
+use super::context::{Peer, Shared, tell};
 use super::problem::Reject;
 use crate::api::{Code, Scope};
 use crate::application::{Token, Tokens, Unproven};
@@ -145,11 +145,13 @@ impl Turned {
 
 async fn unproven(shared: &Shared, why: Unproven, remote: Option<IpAddr>) -> Reject {
     if shared.failures_complaint.is_due(shared.app.now()) {
-        tracing::warn!(
-            peer = remote.map(tracing::field::display),
-            ?why,
-            "a request without a valid token was turned away"
-        );
+        tell(|| {
+            tracing::warn!(
+                peer = remote.map(tracing::field::display),
+                ?why,
+                "a request without a valid token was turned away"
+            );
+        });
     }
     let slowed = match remote {
         Some(remote) => shared.failures.slow(remote).await,

@@ -26,7 +26,7 @@ use super::pace::{Failures, Rates};
 use super::prefer;
 use super::problem::{Cause, PROBLEM_JSON, Reject};
 use super::room::Side;
-use super::routes::{self, Found};
+use super::routes::{self, Found, Lines};
 use crate::api::Code;
 use crate::application::request::Caller;
 use crate::application::{Answered, App, Span, SpanKind, SpanStart};
@@ -191,6 +191,27 @@ impl Peer {
     }
 }
 
+tokio::task_local! {
+    /// The request that is being answered, where it has no span.
+    static ABOUT: About;
+}
+
+/// Writes lines about the request that is being answered.
+///
+/// A span costs as much as a line, and most requests leave none: where a route writes no lines, there is a
+/// span only around those that are written about it.
+pub(super) fn tell(lines: impl FnOnce()) {
+    let span = ABOUT.try_with(About::span).ok();
+    let _in_span = span.as_ref().map(tracing::Span::enter);
+    lines();
+}
+
+/// From here on the line about a panic says in which request it was, where that has no span either.
+pub fn tell_of_panics() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| tell(|| hook(panic))));
+}
+
 /// What a log line about a request says of it.
 struct About {
     id: Option<HeaderValue>,
@@ -252,11 +273,14 @@ where
             Err(reject) => (reject.into_response(), None),
         };
         if response.status().is_server_error() {
-            tell_failure(shared, &response);
+            tell(|| tell_failure(shared, &response));
         }
         (response, route)
     };
-    let (mut response, route) = answered.instrument(about.span()).await;
+    let (mut response, route) = match found.lines() {
+        Lines::Some => answered.instrument(about.span()).await,
+        Lines::None => ABOUT.scope(about, answered).await,
+    };
     if let Some(trace) = &mut trace {
         end_trace(trace.as_mut(), label, route, response.status());
     }
@@ -487,6 +511,60 @@ async fn caught<T>(handler: impl Future<Output = T>) -> Result<T, Reject> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Told(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Told {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_says_which_request_it_is_about_with_a_span_and_without() {
+        let about = || About {
+            id: Some(HeaderValue::from_static("r-1")),
+            method: Method::POST,
+            uri: Uri::from_static("/invoices?x"),
+            caller: Caller {
+                actor: "me".into(),
+                traceparent: None,
+            },
+        };
+        let work = || async { tell(|| tracing::warn!("it failed")) };
+        let told = Told::default();
+        let writer = told.clone();
+        let lines = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .without_time()
+            .with_ansi(false)
+            .finish();
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.build().unwrap();
+        tracing::subscriber::with_default(lines, || {
+            runtime.block_on(work().instrument(about().span()));
+            runtime.block_on(ABOUT.scope(about(), work()));
+            runtime.block_on(work());
+        });
+        let told = String::from_utf8(told.0.lock().unwrap().clone()).unwrap();
+        let told: Vec<_> = told.lines().collect();
+        let [with, without, elsewhere] = told.as_slice() else {
+            panic!("{told:?}");
+        };
+        let request = "request{request_id=r-1 method=POST path=/invoices actor=me}: ";
+        assert!(
+            with.contains(request) && with.contains("it failed"),
+            "{with}"
+        );
+        assert_eq!(with, without);
+        assert!(!elsewhere.contains("request"), "{elsewhere}");
+    }
 
     #[test]
     fn every_host_that_a_request_names_must_be_ours() {

@@ -53,7 +53,7 @@ mod reply;
 mod room;
 mod stream;
 
-pub use context::Options;
+pub use context::{Options, tell_of_panics};
 #[cfg(feature = "tls")]
 pub use server::Tls;
 pub use server::{Listener, serve};

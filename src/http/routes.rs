@@ -65,45 +65,60 @@ pub(super) struct Route {
     /// Its name in all that is measured by route, where the path would be a series for every invoice.
     pub(super) path: &'static str,
     pub(super) access: Access,
+    pub(super) lines: Lines,
     handler: fn(Call) -> Answering,
 }
 
+/// Whether a handler writes lines to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lines {
+    /// It may, by itself or by what it calls while it runs or starts for later.
+    Some,
+    /// It never does.
+    None,
+}
+
+// As the table has them.
+const TELLS: Lines = Lines::Some;
+const QUIET: Lines = Lines::None;
+
 macro_rules! routes {
-    ($($verb:ident $path:literal $access:ident $handler:path;)*) => {
+    ($($verb:ident $path:literal $access:ident $lines:ident $handler:path;)*) => {
         /// All of them.
         pub(super) const ROUTES: &[Route] = &[$(Route {
             verb: Verb::$verb,
             path: $path,
             access: $access,
+            lines: $lines,
             handler: |call| Box::pin(async move { $handler(call).await.into_response() }),
         },)*];
     };
 }
 
 routes! {
-    Post "/invoices"                    CREATE  invoices::create;
-    Get  "/invoices"                    READ    invoices::list;
-    Get  "/invoices/{id}"               READ    invoices::show;
-    Post "/invoices/{id}/pay"           PAY     payments::pay;
-    Post "/invoices/{id}/cancel"        PAY     invoices::cancel;
-    Get  "/invoices/{id}/payments"      READ    payments::list;
-    Get  "/payments/{id}"               READ    payments::show;
+    Post "/invoices"                    CREATE  QUIET invoices::create;
+    Get  "/invoices"                    READ    TELLS invoices::list;
+    Get  "/invoices/{id}"               READ    QUIET invoices::show;
+    Post "/invoices/{id}/pay"           PAY     QUIET payments::pay;
+    Post "/invoices/{id}/cancel"        PAY     QUIET invoices::cancel;
+    Get  "/invoices/{id}/payments"      READ    QUIET payments::list;
+    Get  "/payments/{id}"               READ    QUIET payments::show;
     // An operator's word moves what payd believes of money.
-    Post "/payments/{id}/resolve"       ADMIN   payments::resolve;
-    Get  "/events"                      READ    events::list;
-    Get  "/healthz"                     OPEN    health::healthz;
-    Get  "/readyz"                      OPEN    health::readyz;
-    Get  "/metrics"                     METRICS health::metrics;
-    Get  "/openapi.json"                READ    health::openapi;
-    Get  "/admin/status"                ADMIN   admin::status;
-    Post "/admin/backup"                ADMIN   upkeep::backup;
-    Get  "/admin/verify"                ADMIN   upkeep::verify;
-    Get  "/admin/doctor"                ADMIN   doctor::examine;
-    Post "/admin/pause"                 ADMIN   admin::pause;
-    Post "/admin/resume"                ADMIN   admin::resume;
-    Get  "/admin/tokens"                ADMIN   tokens::list;
-    Post "/admin/tokens"                ADMIN   tokens::create;
-    Post "/admin/tokens/{name}/revoke"  ADMIN   tokens::revoke;
+    Post "/payments/{id}/resolve"       ADMIN   QUIET payments::resolve;
+    Get  "/events"                      READ    TELLS events::list;
+    Get  "/healthz"                     OPEN    QUIET health::healthz;
+    Get  "/readyz"                      OPEN    QUIET health::readyz;
+    Get  "/metrics"                     METRICS TELLS health::metrics;
+    Get  "/openapi.json"                READ    QUIET health::openapi;
+    Get  "/admin/status"                ADMIN   TELLS admin::status;
+    Post "/admin/backup"                ADMIN   TELLS upkeep::backup;
+    Get  "/admin/verify"                ADMIN   TELLS upkeep::verify;
+    Get  "/admin/doctor"                ADMIN   TELLS doctor::examine;
+    Post "/admin/pause"                 ADMIN   TELLS admin::pause;
+    Post "/admin/resume"                ADMIN   TELLS admin::resume;
+    Get  "/admin/tokens"                ADMIN   TELLS tokens::list;
+    Post "/admin/tokens"                ADMIN   TELLS tokens::create;
+    Post "/admin/tokens/{name}/revoke"  ADMIN   TELLS tokens::revoke;
 }
 
 /// What there is for a method and a path.
@@ -134,14 +149,18 @@ fn at(path: &str) -> impl Iterator<Item = &'static Route> {
     ROUTES.iter().filter(move |route| fits(route.path, path))
 }
 
-/// Whether a path is what a route's says: the same segments, and any that is not empty for one in braces.
+/// Whether a path is what a route's says: the same text, and any segment for the one in braces. One that is
+/// empty is none at the end of a path, and the id of nothing in the middle.
 fn fits(route: &str, path: &str) -> bool {
-    let mut segments = path.split('/');
-    let same = route.split('/').all(|wanted| match segments.next() {
-        Some(segment) if wanted.starts_with('{') => !segment.is_empty(),
-        segment => segment == Some(wanted),
-    });
-    same && segments.next().is_none()
+    let Some((before, after)) = route.split_once('{') else {
+        return path == route;
+    };
+    let Some(rest) = path.strip_prefix(before) else {
+        return false;
+    };
+    let (segment, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let after = after.split_once('}').map_or("", |(_name, after)| after);
+    rest == after && !(segment.is_empty() && rest.is_empty())
 }
 
 impl Found {
@@ -150,6 +169,14 @@ impl Found {
         match self {
             Self::Route(route) => Some(route.path),
             Self::OtherMethods | Self::Nothing => None,
+        }
+    }
+
+    /// Whether answering may write lines to the log, other than about the request as a whole.
+    pub(super) fn lines(self) -> Lines {
+        match self {
+            Self::Route(route) => route.lines,
+            Self::OtherMethods | Self::Nothing => Lines::None,
         }
     }
 
@@ -258,7 +285,12 @@ mod tests {
             (Method::GET, "/invoices/{id}", Ok("/invoices/{id}")),
             (Method::POST, "/invoices/pay/pay", Ok("/invoices/{id}/pay")),
             (Method::GET, "/invoices/", Err(false)),
-            (Method::GET, "/invoices//payments", Err(false)),
+            (
+                Method::GET,
+                "/invoices//payments",
+                Ok("/invoices/{id}/payments"),
+            ),
+            (Method::GET, "/invoices//", Err(false)),
             (Method::GET, "/invoices/a/", Err(false)),
             (Method::GET, "/invoices/a/b", Err(false)),
             (Method::GET, "//invoices", Err(false)),
@@ -286,11 +318,29 @@ mod tests {
                 route.path
             );
             assert_eq!(ROUTES.iter().filter(same).count(), 1, "{}", route.path);
+            assert!(route.path.matches('{').count() < 2, "{}", route.path);
         }
         let allowed = |path| method_not_allowed(path).headers()[ALLOW].clone();
         assert_eq!(allowed("/invoices"), "POST,GET,HEAD");
         assert_eq!(allowed("/admin/tokens"), "GET,HEAD,POST");
         assert_eq!(allowed("/invoices/a/pay"), "POST");
+    }
+
+    /// What QUIET promises; `context::tell` is for lines about the request as a whole.
+    #[test]
+    fn quiet_handlers_write_no_lines() {
+        for (name, source) in [
+            ("batch", include_str!("batch.rs")),
+            ("call", include_str!("call.rs")),
+            ("health", include_str!("health.rs")),
+            ("idempotency", include_str!("idempotency.rs")),
+            ("invoices", include_str!("invoices.rs")),
+            ("payments", include_str!("payments.rs")),
+            ("room", include_str!("room.rs")),
+            ("wait", include_str!("wait.rs")),
+        ] {
+            assert!(!source.contains("tracing::"), "{name}");
+        }
     }
 
     #[test]
