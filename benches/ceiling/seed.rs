@@ -94,6 +94,7 @@ fn settle(request: &ChargeRequest) -> Action {
     };
     Action::OnPayment(
         request.payment,
+        Some(request.invoice.id.clone()),
         Command::Settle {
             payment: request.payment,
             epoch: request.send,

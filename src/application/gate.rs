@@ -118,7 +118,7 @@ impl Gate {
             Action::Probed(Probe::Unreachable { reason }) => {
                 self.mark(Word::NoAnswer(reason, STRIKES_NOT_SENT), now)
             }
-            Action::OnPayment(_, Command::Settle { outcome, .. }) => {
+            Action::OnPayment(_, _, Command::Settle { outcome, .. }) => {
                 let word = match outcome {
                     Outcome::Approved { .. }
                     | Outcome::Declined { .. }
@@ -134,7 +134,7 @@ impl Gate {
                 };
                 self.mark(word, now)
             }
-            Action::OnPayment(_, Command::Found { finding, .. }) => match finding {
+            Action::OnPayment(_, _, Command::Found { finding, .. }) => match finding {
                 Finding::Refused { reason } => self.mark(Word::Refused(reason), now),
                 // A lookup that fails is no strike: its payment is not what waits.
                 Finding::Inconclusive { .. } => false,
@@ -203,7 +203,7 @@ mod tests {
             epoch: 1,
             outcome,
         };
-        Action::OnPayment(PaymentId::from_bytes([7; 16]), command)
+        Action::OnPayment(PaymentId::from_bytes([7; 16]), None, command)
     }
 
     fn reason() -> String {

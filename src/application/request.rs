@@ -39,8 +39,9 @@ pub enum Action {
     Create(Vec<NewInvoice>),
     /// A command on an invoice: `pay` or `cancel`.
     OnInvoice(InvoiceId, Command),
-    /// A command on a payment: the outcome of a send or of a lookup, or an operator's word.
-    OnPayment(PaymentId, Command),
+    /// A command on a payment: the outcome of a send or of a lookup, or an operator's word. Who knows
+    /// of which invoice says so: to find that by the payment alone takes a look into many places.
+    OnPayment(PaymentId, Option<InvoiceId>, Command),
     /// Take due payments to send them. Answered when there are some.
     ClaimDue {
         /// At most so many, at least one.

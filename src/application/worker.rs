@@ -105,7 +105,11 @@ async fn claim(
 pub(super) async fn submit(engine: &EngineHandle, request: &ChargeRequest, command: Command) {
     loop {
         match engine
-            .submit_own(Action::OnPayment(request.payment, command.clone()))
+            .submit_own(Action::OnPayment(
+                request.payment,
+                Some(request.invoice.id.clone()),
+                command.clone(),
+            ))
             .await
         {
             Ok(Outcome::Fresh(Err(refusal), _)) => {

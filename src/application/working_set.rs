@@ -52,6 +52,14 @@ impl Entry {
         }
     }
 
+    /// Notes that the store has it as it is, with this key of its own.
+    pub fn saved(&mut self, row: i64) {
+        self.row = Some(row);
+        self.attempts_stored = self.aggregate.invoice.attempts;
+        self.invoice_changed = false;
+        self.payments_changed.clear();
+    }
+
     /// Whether there is something to write.
     #[must_use]
     pub const fn is_changed(&self) -> bool {

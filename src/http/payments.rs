@@ -91,7 +91,7 @@ pub(super) async fn resolve(mut call: Call) -> Result<Response, Reject> {
         reference: resolution.reference,
         actor: call.caller.actor.to_string(),
     };
-    let action = Action::OnPayment(id, command);
+    let action = Action::OnPayment(id, None, command);
     let given = submit(
         &call,
         (key, read.media, &read.bytes),

@@ -391,7 +391,11 @@ impl Task {
         };
         let answer = self
             .engine
-            .submit(self.caller(), Action::OnPayment(payment, command), None)
+            .submit(
+                self.caller(),
+                Action::OnPayment(payment, None, command),
+                None,
+            )
             .await;
         if let Ok(Outcome::Fresh(result, _)) = &answer {
             self.world.with(|state| acknowledged(state, result));
@@ -459,7 +463,7 @@ impl Task {
                 actor: actor.into(),
                 traceparent: None,
             };
-            let action = Action::OnPayment(chosen.payment, chosen.command.clone());
+            let action = Action::OnPayment(chosen.payment, None, chosen.command.clone());
             match self.engine.submit(caller, action, None).await {
                 Ok(_) if actor == AGAIN => {}
                 Ok(_) => self

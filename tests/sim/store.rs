@@ -200,13 +200,12 @@ impl Disk {
                 row
             }
         };
-        entry.row = i64::try_from(row + 1).ok();
-        entry.invoice_changed = false;
-        for id in std::mem::take(&mut entry.payments_changed) {
-            if let Some(payment) = entry.aggregate.payment(id) {
+        for id in &entry.payments_changed {
+            if let Some(payment) = entry.aggregate.payment(*id) {
                 self.save_payment(row, payment)?;
             }
         }
+        entry.saved(i64::try_from(row + 1).map_err(|error| constraint(&error.to_string()))?);
         Ok(())
     }
 

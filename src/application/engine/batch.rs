@@ -185,7 +185,9 @@ impl<'e, S: Store> Batch<'e, S> {
                 .collect::<Result<Vec<_>, _>>()
                 .map(Reply::Created),
             Action::OnInvoice(id, command) => self.on_invoice(id, command, caller),
-            Action::OnPayment(payment, command) => self.on_payment(*payment, command, caller),
+            Action::OnPayment(payment, invoice, command) => {
+                self.on_payment(*payment, invoice.as_ref(), command, caller)
+            }
             Action::Pause(paused) => {
                 self.paused = *paused;
                 self.wrote = true;
@@ -298,13 +300,22 @@ impl<'e, S: Store> Batch<'e, S> {
     fn on_payment(
         &mut self,
         payment: PaymentId,
+        invoice: Option<&InvoiceId>,
         command: &Command,
         caller: &Caller,
     ) -> Result<Reply, Undecided> {
         let unknown = || Undecided::Refused(Refusal::PaymentNotFound);
+        // What the caller says is believed where it is so.
+        let told = match invoice {
+            Some(id) => self
+                .load(id)?
+                .is_some_and(|entry| entry.aggregate.payment(payment).is_some())
+                .then(|| id.clone()),
+            None => None,
+        };
         // Paid in this very batch, it is in the set and not yet in the store.
-        let known = match self.engine.recent.invoice_of(payment) {
-            Some(invoice) => Some(invoice.clone()),
+        let known = match told.or_else(|| self.engine.recent.invoice_of(payment).cloned()) {
+            Some(invoice) => Some(invoice),
             None => self.engine.store.invoice_of(payment)?,
         };
         let invoice = match known {

@@ -10,6 +10,7 @@ use crate::application::{LogRow, TableRow, TokenRow, VerifySource};
 use crate::domain::{Aggregate, StoreId};
 
 use super::error::sort;
+use super::late;
 use super::open::{OpenError, open_reader};
 use super::rows::{self, invoice_columns, payment_columns, type_of};
 use super::schema;
@@ -47,9 +48,10 @@ impl VerifySource for SqliteCheck {
         if said != "ok" {
             return Ok(Some(said));
         }
-        Ok(schema::guarded(&self.connection)
-            .err()
-            .map(|error| error.to_string()))
+        if let Err(error) = schema::guarded(&self.connection) {
+            return Ok(Some(error.to_string()));
+        }
+        late::fault(&self.connection).map_err(sort)
     }
 
     fn extent(&self) -> Result<(u64, u64), StoreError> {

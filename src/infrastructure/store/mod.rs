@@ -8,6 +8,7 @@ mod schema;
 
 mod checkpoint;
 mod copy;
+mod late;
 mod mark;
 mod room;
 mod wal;

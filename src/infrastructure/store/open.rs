@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::application::ports::StoreError;
 
 use super::checkpoint::Checkpointer;
+use super::late::{self, Late};
 use super::mark::{MARK, Mark, Position};
 use super::room::{self, beside};
 use super::schema;
@@ -220,11 +221,17 @@ fn open(path: &Path, new_id: Uuid) -> Result<SqliteStore, OpenError> {
     }
     schema::migrate(&mut connection, path)?;
     schema::guarded(&connection)?;
+    if size(&connection)? <= CHECKED_BYTES_MAX
+        && let Some(fault) = late::fault(&connection)?
+    {
+        return Err(OpenError::Damaged(fault));
+    }
+    let late = Late::open(&connection)?;
     name(&connection, new_id)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     let mark = Mark::keep(&mark, position(&connection)?);
     let checkpointer = Checkpointer::start(path, &mut connection)?;
-    Ok(SqliteStore::new(connection, checkpointer, path, mark))
+    Ok(SqliteStore::new(connection, checkpointer, path, mark, late))
 }
 
 /// The mark lies in the database's directory.

@@ -14,9 +14,10 @@ use crate::application::ports::{
 use crate::domain::{InvoiceId, InvoiceStatus, PaymentId, PaymentState, Timestamp};
 
 use super::error::sort;
+use super::late;
 use super::open::{OpenError, open_reader};
 use super::rows::{
-    self, INVOICE_WIDTH, found_in_runs, invoice_columns, payment_columns, runs, state_code,
+    self, INVOICE_WIDTH, from_payment_by_id, invoice_columns, payment_columns, state_code,
     status_code, type_code,
 };
 
@@ -96,12 +97,11 @@ const PAYMENT_WITH_INVOICE: &str = concat!(
 );
 
 const PAYMENT_BY_ID: &str = concat!(
-    runs!(),
     "SELECT ",
     invoice_columns!(),
     ", ",
     payment_columns!(),
-    found_in_runs!()
+    from_payment_by_id!()
 );
 
 impl Reader for SqliteReader {
@@ -298,6 +298,39 @@ impl Reader for SqliteReader {
 type Events = Vec<(u64, Vec<u8>)>;
 
 /// The events, and whether there may be more that the limit of bytes has left out.
+/// The events of a type, and whether there was too much of them: what the index has, and then what is too new
+/// for it.
+fn events_of_type(
+    connection: &Connection,
+    query: &EventQuery,
+    indexed_to: i64,
+    kind: i64,
+) -> Result<(Events, bool), StoreError> {
+    let after = i64::try_from(query.after).unwrap_or(i64::MAX);
+    let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
+    let (mut run, cut) = rows_of(
+        connection,
+        "SELECT e.sequence, e.json FROM event_types t CROSS JOIN events e ON e.sequence = t.sequence \
+         WHERE t.type = ?3 AND t.sequence > ?1 ORDER BY t.sequence LIMIT ?2",
+        &[after, limit, kind],
+        query.bytes,
+    )?;
+    let left = limit.saturating_sub(i64::try_from(run.len()).unwrap_or(i64::MAX));
+    if cut || left == 0 {
+        return Ok((run, cut));
+    }
+    let taken: usize = run.iter().map(|(_, json)| json.len()).sum();
+    let bytes = query.bytes.map(|bytes| bytes.saturating_sub(taken));
+    let (newest, cut) = rows_of(
+        connection,
+        "SELECT sequence, json FROM events WHERE sequence > ?1 AND type = ?3 ORDER BY sequence LIMIT ?2",
+        &[after.max(indexed_to), left, kind],
+        bytes,
+    )?;
+    run.extend(newest);
+    Ok((run, cut))
+}
+
 fn read_events(connection: &Connection, query: &EventQuery) -> Result<(Events, bool), StoreError> {
     let after = i64::try_from(query.after).unwrap_or(i64::MAX);
     let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
@@ -326,11 +359,11 @@ fn read_events(connection: &Connection, query: &EventQuery) -> Result<(Events, b
     }
     // Each type has its own run in the index, in order; the runs are merged here. Beyond the end of one
     // that was cut nothing is known of its type.
+    let indexed_to = late::until(connection, late::EVENT_TYPES).map_err(sort)?;
     let mut events = Vec::new();
     let mut known_to = None;
     for kind in types {
-        let sql = "SELECT sequence, json FROM events WHERE type = ?3 AND sequence > ?1 ORDER BY sequence LIMIT ?2";
-        let (run, cut) = rows_of(connection, sql, &[after, limit, kind], query.bytes)?;
+        let (run, cut) = events_of_type(connection, query, indexed_to, kind)?;
         if let Some((end, _)) = run.last().filter(|_| cut) {
             known_to = Some(known_to.map_or(*end, |to: u64| to.min(*end)));
         }

@@ -36,23 +36,18 @@ macro_rules! payment_columns {
 }
 pub(super) use payment_columns;
 
-/// Runs of payments, the newest first, as the index of their ids has them (migration 4): what precedes a `SELECT`.
-macro_rules! runs {
+/// The payment `p` whose id is the first parameter, with its invoice `i`: what follows the columns. The newest are
+/// not in the index yet (late.rs), and those are looked through first; then each run is asked, the newest first.
+macro_rules! from_payment_by_id {
     () => {
-        "WITH RECURSIVE runs (run) AS (SELECT (SELECT max(n) FROM payments) >> 16 \
-         UNION ALL SELECT run - 1 FROM runs WHERE run > 0) "
+        " FROM (SELECT n FROM payments WHERE n > (SELECT until FROM late WHERE name = 'payment_ids') AND id = ?1 \
+         UNION ALL SELECT d.payment FROM (WITH RECURSIVE runs (run) AS ( \
+             SELECT until >> 14 FROM late WHERE name = 'payment_ids' UNION ALL SELECT run - 1 FROM runs WHERE run > 0) \
+           SELECT run FROM runs) r CROSS JOIN payment_ids d ON d.run = r.run AND d.id = ?1 LIMIT 1) f \
+         CROSS JOIN payments p ON p.n = f.n CROSS JOIN invoices i ON i.n = p.invoice"
     };
 }
-pub(super) use runs;
-
-/// The payment `p` whose id is the first parameter, with its invoice `i`: what follows the columns.
-macro_rules! found_in_runs {
-    () => {
-        " FROM runs CROSS JOIN payments p JOIN invoices i ON i.n = p.invoice \
-         WHERE p.n >> 16 = runs.run AND p.id = ?1 LIMIT 1"
-    };
-}
-pub(super) use found_in_runs;
+pub(super) use from_payment_by_id;
 
 /// Reads an invoice from the first columns of a row; with its own key.
 pub(super) fn invoice(row: &Row<'_>) -> Result<(i64, Invoice), StoreError> {

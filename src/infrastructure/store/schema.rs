@@ -16,7 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_tokens.sql"),
     include_str!("migrations/0003_restored.sql"),
-    include_str!("migrations/0004_payment_ids.sql"),
+    include_str!("migrations/0004_late_indexes.sql"),
 ];
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.
@@ -281,6 +281,12 @@ mod tests {
             .query_row("PRAGMA integrity_check", [], |row| row.get(0))
             .unwrap();
         assert_eq!(check, "ok");
+        // Both late indexes have all of it, and where one has not, that is seen.
+        let late = || super::super::late::fault(&store.connection).unwrap();
+        assert_eq!(late(), None);
+        let broken = "UPDATE payment_ids SET payment = 6 WHERE payment = 5";
+        store.connection.execute_batch(broken).unwrap();
+        assert!(late().unwrap().contains("payment ids"));
         // Invariant 4 holds in it as before.
         let second = "INSERT INTO payments (id, invoice, attempt, idempotency_key, state, requested_at, due_at, resends,
               contradicted, epoch, lookups)

@@ -18,10 +18,11 @@ use crate::domain::{
 
 use super::checkpoint::Checkpointer;
 use super::error::{sort, sort_row};
+use super::late::Late;
 use super::mark::{Mark, Position};
 use super::room;
 use super::rows::{
-    self, failure_json, found_in_runs, invoice_columns, payment_columns, runs, state_code,
+    self, failure_json, from_payment_by_id, invoice_columns, payment_columns, state_code,
     status_code, type_code,
 };
 use super::tokens;
@@ -36,6 +37,7 @@ pub struct SqliteStore {
     pub(super) connection: Connection,
     path: PathBuf,
     mark: Mark,
+    late: Late,
     /// The newest event of the transaction under way, with its digest.
     newest: Option<(u64, [u8; 32])>,
 }
@@ -46,12 +48,14 @@ impl SqliteStore {
         checkpointer: Checkpointer,
         path: &Path,
         mark: Mark,
+        late: Late,
     ) -> Self {
         Self {
             checkpointer,
             connection,
             path: path.to_owned(),
             mark,
+            late,
             newest: None,
         }
     }
@@ -320,6 +324,7 @@ impl Store for SqliteStore {
 
     fn begin(&mut self) -> Result<(), StoreError> {
         self.newest = None;
+        self.late.begin();
         self.checkpointer.see_to_the_rest(&self.connection);
         self.execute("BEGIN IMMEDIATE", &[]).map(|_| ())
     }
@@ -366,7 +371,7 @@ impl Store for SqliteStore {
     }
 
     fn invoice_of(&mut self, payment: PaymentId) -> Result<Option<InvoiceId>, StoreError> {
-        let sql = concat!(runs!(), "SELECT i.id", found_in_runs!());
+        let sql = concat!("SELECT i.id", from_payment_by_id!());
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
         let id: Option<String> = statement
             .query_row([payment.as_bytes().as_slice()], |row| row.get(0))
@@ -376,7 +381,7 @@ impl Store for SqliteStore {
     }
 
     fn payment(&mut self, payment: PaymentId) -> Result<Option<Payment>, StoreError> {
-        let sql = concat!(runs!(), "SELECT ", payment_columns!(), found_in_runs!());
+        let sql = concat!("SELECT ", payment_columns!(), from_payment_by_id!());
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
         let mut found = statement
             .query([payment.as_bytes().as_slice()])
@@ -499,18 +504,17 @@ impl Store for SqliteStore {
             Some(row) if !entry.invoice_changed => row,
             row => self.save_invoice(row, &entry.aggregate.invoice)?,
         };
-        entry.row = Some(row);
-        entry.invoice_changed = false;
-        for id in std::mem::take(&mut entry.payments_changed) {
-            match entry.aggregate.payment(id) {
+        for id in &entry.payments_changed {
+            match entry.aggregate.payment(*id) {
                 Some(payment) if payment.attempt > entry.attempts_stored => {
                     self.insert_payment(row, payment)?;
+                    self.late.payment(self.connection.last_insert_rowid());
                 }
                 Some(payment) => self.update_payment(row, payment)?,
                 None => {}
             }
         }
-        entry.attempts_stored = entry.aggregate.invoice.attempts;
+        entry.saved(row);
         Ok(())
     }
 
@@ -523,6 +527,7 @@ impl Store for SqliteStore {
             "INSERT INTO events (sequence, invoice, type, json, digest) VALUES (?1, ?2, ?3, ?4, ?5)",
             &[&sequence, &invoice_row, &type_code(record.kind), &json, &record.digest.as_slice()],
         )?;
+        self.late.event(sequence);
         self.newest = Some((record.sequence, record.digest));
         Ok(())
     }
@@ -561,9 +566,8 @@ impl Store for SqliteStore {
         )?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.execute(
-            "DELETE FROM answers WHERE n IN (SELECT n FROM answers \
-             WHERE born_at_age < (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'age_ms') - ?1 \
-             ORDER BY born_at_age LIMIT ?2)",
+            "DELETE FROM answers WHERE n IN (SELECT n FROM (SELECT n, born_at_age FROM answers ORDER BY n LIMIT ?2) \
+             WHERE born_at_age < (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'age_ms') - ?1)",
             &[&ANSWER_AGE_MAX_MS, &limit],
         )
     }
@@ -601,8 +605,14 @@ impl Store for SqliteStore {
                 &[],
             )?;
         }
+        if let Err(error) = self.late.bring(&self.connection) {
+            let error = self.sort_write(error);
+            self.rollback();
+            return Err(error);
+        }
         match self.execute("COMMIT", &[]) {
             Ok(_) => {
+                self.late.committed();
                 self.mark.advance(self.newest.take());
                 Ok(())
             }

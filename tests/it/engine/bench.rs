@@ -262,7 +262,7 @@ impl Bench {
             epoch: request.send,
             outcome,
         };
-        self.submit(Action::OnPayment(request.payment, command))
+        self.submit(Action::OnPayment(request.payment, None, command))
     }
 
     pub(crate) fn found(
@@ -277,7 +277,7 @@ impl Bench {
             asked_at,
             finding,
         };
-        self.submit(Action::OnPayment(request.payment, command))
+        self.submit(Action::OnPayment(request.payment, None, command))
     }
 
     pub(crate) fn resolve(
@@ -292,7 +292,7 @@ impl Bench {
             reference: None,
             actor: "test".to_owned(),
         };
-        self.submit(Action::OnPayment(request.payment, command))
+        self.submit(Action::OnPayment(request.payment, None, command))
     }
 
     pub(crate) fn reader(&self) -> SqliteReader {

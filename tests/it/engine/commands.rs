@@ -225,12 +225,12 @@ fn what_the_gateway_never_receives_ends_with_an_operator() {
         actor: "uid:0".to_owned(),
     };
     bench
-        .submit(Action::OnPayment(payment, command.clone()))
+        .submit(Action::OnPayment(payment, None, command.clone()))
         .unwrap();
     assert_eq!(bench.state("inv-1"), ("FAILED", vec!["FAILED"]));
     assert_eq!(
         bench
-            .submit(Action::OnPayment(payment, command))
+            .submit(Action::OnPayment(payment, None, command))
             .unwrap_err(),
         Refusal::PaymentNotResolvable
     );

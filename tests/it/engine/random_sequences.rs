@@ -174,7 +174,7 @@ fn carry_out(bench: &mut Bench, seen: &mut Seen, step: &Step) {
                 reference: None,
                 actor: "uid:0".to_owned(),
             };
-            let _ = bench.submit(Action::OnPayment(latest.payment.id, command));
+            let _ = bench.submit(Action::OnPayment(latest.payment.id, None, command));
         }
         Step::Pass(seconds) => bench.pass(Duration::from_secs(u64::from(*seconds))),
         Step::Restart => bench.restart(),

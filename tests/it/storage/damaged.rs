@@ -225,6 +225,34 @@ fn an_index_that_hides_what_its_table_has_is_refused() {
 }
 
 #[test]
+fn a_late_index_that_hides_what_its_table_has_is_refused_and_seen_by_verify() {
+    for damage in [
+        "UPDATE late SET until = 3 WHERE name = 'event_types'",
+        "UPDATE late SET until = 1 WHERE name = 'payment_ids'",
+    ] {
+        let mut daemon = Daemon::start();
+        let body = r#"{"id":"needle-1","amount":1000}"#;
+        daemon.unix.post("/invoices", body).expect(201);
+        daemon.unix.post("/invoices/needle-1/pay", "").expect(202);
+        daemon.until_invoice("needle-1", "PAID");
+        assert!(daemon.stop().success());
+        let database = rusqlite::Connection::open(daemon.data().join("payd.db")).unwrap();
+        assert_eq!(database.execute(damage, []).unwrap(), 1);
+        drop(database);
+        let verified = daemon.payd(&["verify"]);
+        assert!(!verified.status.success());
+        let said = [verified.stdout, verified.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains("the index of "), "{said}");
+        let said = daemon.try_start_again().unwrap_err();
+        assert!(
+            said.contains("the index of ") && said.contains("restore"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn a_damaged_database_is_refused_or_charges_nobody_wrongly() {
     let mut killed = Killed::new();
     let database = killed.files["payd.db"].clone();

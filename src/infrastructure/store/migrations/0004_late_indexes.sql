@@ -1,8 +1,37 @@
--- Payment ids are digests. One index of all of them takes each new one at a place of its own, on a page that has
--- to be read, logged and written back for it alone; the more payments, the more so. Here each run of payments has
--- a stretch of the index to itself: the one that grows is small and stays in memory, and the others are at rest. To
--- find a payment by its id alone, each run is asked, the newest first: see `runs` in rows.rs.
+-- An index entry that belongs anywhere costs a page: read, logged and written back for it alone. Payment ids are
+-- digests, so each new one belonged anywhere in one index of all of them; and each commit touched the end of every
+-- event type's stretch. These two indexes, and only they, are now tables of their own that are brought up to date
+-- for a thousand rows at a time (late.rs): what is newer than `late.until` is found by looking through the rows
+-- themselves. Payment ids are in runs, so that a thousand new ones lie on few pages: to find a payment by its id
+-- alone, each run is asked.
 -- That no two payments are the same is held by (invoice, attempt), of which the id is made.
+
+CREATE TABLE late (
+  name TEXT NOT NULL PRIMARY KEY,
+  until INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE payment_ids (
+  run INTEGER NOT NULL,
+  id BLOB NOT NULL CHECK (length(id) = 16),
+  payment INTEGER NOT NULL,
+  PRIMARY KEY (run, id, payment)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE event_types (
+  type INTEGER NOT NULL,
+  sequence INTEGER NOT NULL,
+  PRIMARY KEY (type, sequence)
+) STRICT, WITHOUT ROWID;
+
+DROP INDEX events_by_type;
+INSERT INTO event_types SELECT type, sequence FROM events ORDER BY type, sequence;
+INSERT INTO payment_ids SELECT n >> 14, id, n FROM payments ORDER BY n >> 14, id;
+INSERT INTO late SELECT 'event_types', coalesce(max(sequence), 0) FROM events;
+INSERT INTO late SELECT 'payment_ids', coalesce(max(n), 0) FROM payments;
+
+-- Answers are kept in the order of their age already.
+DROP INDEX answers_by_age;
 
 CREATE TABLE payments_in_runs (
   n INTEGER PRIMARY KEY,
@@ -42,8 +71,6 @@ FROM payments;
 
 DROP TABLE payments;
 ALTER TABLE payments_in_runs RENAME TO payments;
-
-CREATE INDEX payments_by_id ON payments (n >> 16, id);
 
 -- As before.
 CREATE UNIQUE INDEX payments_one_open ON payments (invoice) WHERE state < 5;

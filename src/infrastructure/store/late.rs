@@ -1,0 +1,157 @@
+//! Indexes that are brought up to date for many rows at a time.
+//!
+//! An index of SQLite's takes each row as it comes, and where rows belong anywhere in it, each takes a page of
+//! its own: of fifty-five pages that a commit of ten payments wrote, eleven were of the index of payment ids and
+//! five of that of event types. Here a thousand rows are sorted and put in at once, in the commit of the last of
+//! them. What is newer than that is found by looking through the rows themselves: there are a thousand at most.
+//!
+//! They only help people to find something. What keeps money safe stands in indexes of SQLite's own.
+
+use rusqlite::Connection;
+
+/// Rows after which an index is brought up to date. It takes a millisecond or two, of which the commits in
+/// between are spared more.
+pub(super) const STEP: i64 = 1024;
+
+/// The index of event types, as the table `late` calls it.
+pub(super) const EVENT_TYPES: &str = "event_types";
+/// The index of payment ids.
+pub(super) const PAYMENT_IDS: &str = "payment_ids";
+
+/// One of them.
+#[derive(Debug)]
+struct Index {
+    name: &'static str,
+    /// Puts in what is after the first parameter, up to the second.
+    add: &'static str,
+    /// How far it goes: in the database, and after the transaction under way.
+    until: i64,
+    next: i64,
+}
+
+impl Index {
+    fn open(
+        connection: &Connection,
+        name: &'static str,
+        add: &'static str,
+    ) -> rusqlite::Result<Self> {
+        let until = until(connection, name)?;
+        Ok(Self {
+            name,
+            add,
+            until,
+            next: until,
+        })
+    }
+
+    /// Within a transaction, in which `newest` is the last row.
+    fn bring(&mut self, connection: &Connection, newest: i64) -> rusqlite::Result<()> {
+        if newest.saturating_sub(self.until) < STEP {
+            return Ok(());
+        }
+        // A commit that makes many rows brings many up to date.
+        connection
+            .prepare_cached(self.add)?
+            .execute([self.until, newest])?;
+        connection
+            .prepare_cached("UPDATE late SET until = ?2 WHERE name = ?1")?
+            .execute((self.name, newest))?;
+        self.next = newest;
+        Ok(())
+    }
+}
+
+/// Both.
+#[derive(Debug)]
+pub(super) struct Late {
+    types: Index,
+    ids: Index,
+    /// The newest rows of the transaction under way.
+    event: i64,
+    payment: i64,
+}
+
+impl Late {
+    /// As the database has them.
+    pub(super) fn open(connection: &Connection) -> rusqlite::Result<Self> {
+        let types = "INSERT INTO event_types SELECT type, sequence FROM events \
+             WHERE sequence > ?1 AND sequence <= ?2 ORDER BY type, sequence";
+        let ids = "INSERT INTO payment_ids SELECT n >> 14, id, n FROM payments \
+             WHERE n > ?1 AND n <= ?2 ORDER BY n >> 14, id";
+        Ok(Self {
+            types: Index::open(connection, EVENT_TYPES, types)?,
+            ids: Index::open(connection, PAYMENT_IDS, ids)?,
+            event: 0,
+            payment: 0,
+        })
+    }
+
+    /// A transaction begins.
+    pub(super) fn begin(&mut self) {
+        (self.event, self.payment) = (0, 0);
+        (self.types.next, self.ids.next) = (self.types.until, self.ids.until);
+    }
+
+    /// It has a new event.
+    pub(super) fn event(&mut self, sequence: i64) {
+        self.event = sequence;
+    }
+
+    /// It has a new payment.
+    pub(super) fn payment(&mut self, n: i64) {
+        self.payment = n;
+    }
+
+    /// It is about to be committed.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub(super) fn bring(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        self.types.bring(connection, self.event)?;
+        self.ids.bring(connection, self.payment)
+    }
+
+    /// It is committed.
+    pub(super) fn committed(&mut self) {
+        (self.types.until, self.ids.until) = (self.types.next, self.ids.next);
+    }
+}
+
+/// How far an index goes.
+pub(super) fn until(connection: &Connection, name: &str) -> rusqlite::Result<i64> {
+    connection
+        .prepare_cached("SELECT until FROM late WHERE name = ?1")
+        .and_then(|mut statement| statement.query_row([name], |row| row.get(0)))
+}
+
+/// What is wrong with them, for who checks: each row up to where they go is in them, as it is, and nothing else.
+///
+/// # Errors
+/// Where they cannot be read.
+pub(super) fn fault(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let types = "SELECT \
+         (SELECT count(*) FROM event_types), \
+         (SELECT count(*) FROM events WHERE sequence <= ?1), \
+         (SELECT count(*) FROM event_types t JOIN events e ON e.sequence = t.sequence \
+            WHERE e.type = t.type AND t.sequence <= ?1)";
+    let ids = "SELECT \
+         (SELECT count(*) FROM payment_ids), \
+         (SELECT count(*) FROM payments WHERE n <= ?1), \
+         (SELECT count(*) FROM payment_ids i JOIN payments p ON p.n = i.payment \
+            WHERE p.id = i.id AND i.run = p.n >> 14 AND i.payment <= ?1)";
+    for (name, sql, what) in [
+        (EVENT_TYPES, types, "event types"),
+        (PAYMENT_IDS, ids, "payment ids"),
+    ] {
+        let until = until(connection, name)?;
+        let (there, rows, right): (i64, i64, i64) = connection.query_row(sql, [until], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?;
+        if (there, right) != (rows, rows) {
+            return Ok(Some(format!(
+                "the index of {what} has {there} entries of which {right} are right, for {rows} rows"
+            )));
+        }
+    }
+    Ok(None)
+}
