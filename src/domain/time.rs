@@ -79,15 +79,24 @@ impl Timestamp {
     /// The text of [`fmt::Display`]. By hand: a payment is written down with some dozen of these.
     fn text(self) -> [u8; 24] {
         let (days, millis) = (self.0.div_euclid(DAY), self.0.rem_euclid(DAY));
+        // Neither number is as large as 32 bits allow, nor negative: `from_millis` sees to that.
+        let [days, millis] = [days + DAYS_BEFORE, millis].map(|it| u32::try_from(it).unwrap_or(0));
         let (year, month, day) = date(days);
         let mut text = *b"0000-00-00T00:00:00.000Z";
-        digits(&mut text[..4], year);
-        digits(&mut text[5..7], month);
-        digits(&mut text[8..10], day);
-        digits(&mut text[11..13], millis / 3_600_000);
-        digits(&mut text[14..16], millis / 60_000 % 60);
-        digits(&mut text[17..19], millis / 1000 % 60);
-        digits(&mut text[20..23], millis % 1000);
+        for (at, number) in [
+            (0, year / 100),
+            (2, year),
+            (5, month),
+            (8, day),
+            (11, millis / 3_600_000),
+            (14, millis / 60_000 % 60),
+            (17, millis / 1000 % 60),
+            (20, millis / 10 % 100),
+            (21, millis),
+        ] {
+            let pair = PAIRS[(number % 100) as usize];
+            text[at..at + 2].copy_from_slice(&pair);
+        }
         text
     }
 }
@@ -95,13 +104,18 @@ impl Timestamp {
 /// A day, in milliseconds.
 const DAY: i64 = 86_400_000;
 
-/// Year, month and day, from days since the Unix epoch.
+/// Four hundred years, in days: then the calendar repeats itself.
+const ERA: u32 = 146_097;
+
+/// From the first of March, 400 years before year 0, to the Unix epoch, in days.
+const DAYS_BEFORE: i64 = 719_468 + ERA as i64;
+
+/// Year, month and day, from days since the first of March, 400 years before year 0.
 ///
 /// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-const fn date(days: i64) -> (i64, i64, i64) {
+const fn date(days: u32) -> (u32, u32, u32) {
     // Years are taken to begin with March, so that the leap day is the last of one.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let (era, day_of_era) = (days / ERA, days % ERA);
     let year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
@@ -112,17 +126,24 @@ const fn date(days: i64) -> (i64, i64, i64) {
     } else {
         (month - 9, 1)
     };
-    (era * 400 + year_of_era + next_year, month, day)
+    (era * 400 + year_of_era + next_year - 400, month, day)
 }
 
-/// Writes a number that has no more digits than there is place for.
-fn digits(text: &mut [u8], mut number: i64) {
-    for digit in text.iter_mut().rev() {
-        // A remainder of ten is a digit.
-        *digit = b'0' + u8::try_from(number % 10).unwrap_or(0);
-        number /= 10;
+/// The numbers of two digits.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [*b"00"; 100];
+    let mut n = 1;
+    while n < 100 {
+        let [tens, ones] = pairs[n - 1];
+        pairs[n] = if ones == b'9' {
+            [tens + 1, b'0']
+        } else {
+            [tens, ones + 1]
+        };
+        n += 1;
     }
-}
+    pairs
+};
 
 impl fmt::Display for Timestamp {
     /// RFC 3339, UTC, always with three decimals, so that texts sort as times do.
