@@ -122,10 +122,15 @@ pub(super) fn written(
     location: Option<String>,
     body: &impl serde::Serialize,
 ) -> Answer {
+    told(status, location, to_json(body))
+}
+
+/// An answer of this status, with what is JSON already.
+pub(super) fn told(status: u16, location: Option<String>, json: impl Into<Vec<u8>>) -> Answer {
     Answer {
         status,
         location,
-        body: to_json(body),
+        body: json.into(),
     }
 }
 
