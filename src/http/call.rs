@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use super::auth::Proof;
 use super::context::Shared;
 use super::headers::{self, BodyType, Media};
+use super::prefer;
 use super::problem::Reject;
 use super::query::Query;
 use super::room::{Share, Side};
@@ -55,6 +56,8 @@ pub(super) struct Call {
     pub(super) remote: Option<IpAddr>,
     /// What was said, but for the body.
     pub(super) parts: Parts,
+    /// For how many seconds they would have the answer held.
+    pub(super) wait: Option<u64>,
     // Held until the request is done with its body.
     room: Option<Share>,
     // A body is not Sync, and handlers lend the call out while they wait; it is never locked.
@@ -82,6 +85,7 @@ impl Call {
             caller,
             proof,
             remote,
+            wait: prefer::wait(&parts.headers),
             parts,
             room: None,
             body: Mutex::new(body),
@@ -242,6 +246,9 @@ async fn collect(body: Body, limit: usize, drains: bool) -> Result<Bytes, Reject
             drain(body).await;
         }
         return Err(too_large());
+    }
+    if http_body::Body::is_end_stream(&body) {
+        return Ok(Bytes::new());
     }
     // Chunked bodies do not say how long they are: those are counted as they come.
     let mut body = body;

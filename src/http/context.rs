@@ -23,7 +23,6 @@ use super::auth::Proof;
 use super::call::Call;
 use super::headers;
 use super::pace::{Failures, Rates};
-use super::prefer;
 use super::problem::{Cause, PROBLEM_JSON, Reject};
 use super::room::Side;
 use super::routes::{self, Found, Lines};
@@ -325,9 +324,9 @@ async fn guarded(
         Peer::Tcp { remote, .. } => Some(*remote),
         Peer::Unix { .. } => None,
     };
-    let limit = REQUEST_MAX + Duration::from_secs(prefer::wait(&parts.headers).unwrap_or(0));
     let method = parts.method.clone();
     let call = Call::new(Arc::clone(shared), (caller, proof, remote), parts, body);
+    let limit = REQUEST_MAX + Duration::from_secs(call.wait.unwrap_or(0));
     let response = within(limit, &method, caught(found.answer(call))).await??;
     shared.side(peer).fit(response, &method)
 }

@@ -7,7 +7,7 @@ use super::headers::Media;
 use super::idempotency::{self, refused, submit, told};
 use super::problem::{Reject, both};
 use super::reply::{json, json_bytes};
-use super::{parse, prefer, wait};
+use super::{parse, wait};
 use crate::api::{Payment, PaymentPage};
 use crate::application::request::{Action, Answer, PaymentView, Reply};
 use crate::domain::{Command, PaymentId, Refusal};
@@ -19,7 +19,7 @@ pub(super) async fn pay(mut call: Call) -> Result<Response, Reject> {
     let said = both(call.no_query(), idempotency::key(&call.parts.headers));
     let (((), key), command) = both(said, parse::pay(&read.bytes))?;
     let action = Action::OnInvoice(id.clone(), command);
-    let wait = prefer::wait(&call.parts.headers);
+    let wait = call.wait;
     // Made before the payment is requested, so that whatever is decided after that rings it.
     let bell = wait.map(|_| call.app().bus().bell(&id));
     let given = submit(
