@@ -2,8 +2,9 @@
 //!
 //! An index of SQLite's takes each row as it comes, and where rows belong anywhere in it, each takes a page of
 //! its own: of fifty-five pages that a commit of ten payments wrote, eleven were of the index of payment ids and
-//! five of that of event types. Here a thousand rows are sorted and put in at once, in the commit of the last of
-//! them. What is newer than that is found by looking through the rows themselves: there are a thousand at most.
+//! five of that of event types. Here a thousand rows are put in at once, in the commit of the last of them: what
+//! they share is written once. What is newer is found by looking through the rows themselves: there are a thousand
+//! at most.
 //!
 //! They only help people to find something. What keeps money safe stands in indexes of SQLite's own.
 
@@ -75,9 +76,9 @@ impl Late {
     /// As the database has them.
     pub(super) fn open(connection: &Connection) -> rusqlite::Result<Self> {
         let types = "INSERT INTO event_types SELECT type, sequence FROM events \
-             WHERE sequence > ?1 AND sequence <= ?2 ORDER BY type, sequence";
+             WHERE sequence > ?1 AND sequence <= ?2";
         let ids = "INSERT INTO payment_ids SELECT n >> 14, id, n FROM payments \
-             WHERE n > ?1 AND n <= ?2 ORDER BY n >> 14, id";
+             WHERE n > ?1 AND n <= ?2";
         Ok(Self {
             types: Index::open(connection, EVENT_TYPES, types)?,
             ids: Index::open(connection, PAYMENT_IDS, ids)?,
