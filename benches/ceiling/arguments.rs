@@ -75,6 +75,9 @@ pub(crate) struct Compare {
 /// What to measure, and how long.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Limits {
+    /// Only these
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Limit::ALL)]
+    pub(crate) only: Vec<Limit>,
     /// How often each side is measured where two take turns
     #[arg(long, default_value_t = 7)]
     pub(crate) rounds: usize,
@@ -90,6 +93,37 @@ pub(crate) struct Limits {
     /// The payd to measure; payctl lies beside it
     #[arg(long, value_name = "FILE")]
     pub(crate) payd: Option<PathBuf>,
+}
+
+/// What has a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Limit {
+    /// Of the binaries
+    Sizes,
+    /// Memory of an idle payd
+    Idle,
+    /// payctl from start to end
+    Commands,
+    /// A reader that catches up, and pages
+    Stream,
+    /// Payments beside live readers
+    Readers,
+    /// A long load
+    Sustained,
+    /// A start after a SIGKILL
+    Crash,
+}
+
+impl Limit {
+    const ALL: [Self; 7] = [
+        Self::Sizes,
+        Self::Idle,
+        Self::Commands,
+        Self::Stream,
+        Self::Readers,
+        Self::Sustained,
+        Self::Crash,
+    ];
 }
 
 /// How large a store, and how long.

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
 
-use crate::arguments::{Growth, Kind, Limits};
+use crate::arguments::{Growth, Kind, Limit, Limits};
 use crate::compare::measure;
 use crate::figures::{Figures, load_average, median, medians, ratio};
 use crate::load::{self, Load};
+use crate::readers::{self, subscribe};
 use crate::seed::{End, seed};
 use crate::server::{self, GatewayStub, Server, with};
 use crate::wire::{Wire, get};
@@ -20,11 +21,8 @@ use crate::wire::{Wire, get};
 /// Open invoices at the time of the SIGKILL.
 const OPEN: u64 = 100_000;
 
-/// Readers of the log while payments are made.
-const READERS: usize = 32;
-
 /// One line of the report.
-fn line(what: &str, value: f64, unit: &str, limit: &str) {
+pub(crate) fn line(what: &str, value: f64, unit: &str, limit: &str) {
     println!(
         "{what:<58} {value:>10.2} {unit:<5} {limit:<16} load {:.1}",
         load_average()
@@ -34,19 +32,21 @@ fn line(what: &str, value: f64, unit: &str, limit: &str) {
 
 pub(crate) fn limits(arguments: &Limits) {
     let payd = arguments.payd.clone().unwrap_or_else(server::payd);
-    sizes(&payd);
-    idle(&payd);
-    commands(&payd, arguments.rounds);
-    stream(&payd, arguments.events);
-    readers(&payd, arguments);
-    let directory = server::directory();
-    sustained(
-        &payd,
-        directory.path(),
-        (arguments.sustained, arguments.seconds),
-        None,
-    );
-    crash(&payd, server::directory().path(), false);
+    for part in &arguments.only {
+        match part {
+            Limit::Sizes => sizes(&payd),
+            Limit::Idle => idle(&payd),
+            Limit::Commands => commands(&payd, arguments.rounds),
+            Limit::Stream => stream(&payd, arguments.events),
+            Limit::Readers => readers::readers(&payd, arguments),
+            Limit::Sustained => {
+                let directory = server::directory();
+                let seconds = (arguments.sustained, arguments.seconds);
+                sustained(&payd, directory.path(), seconds, None);
+            }
+            Limit::Crash => crash(&payd, server::directory().path(), false),
+        }
+    }
 }
 
 fn sizes(payd: &Path) {
@@ -126,7 +126,7 @@ fn stream(payd: &Path, events: u64) {
     server.stop();
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -136,7 +136,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 fn catch_up(socket: &Path, events: u64) -> f64 {
     block_on(async {
-        let mut stream = subscribe(socket, "0").await;
+        let mut stream = subscribe(socket, "0", "application/x-ndjson").await;
         let since = Instant::now();
         let mut buffer = vec![0; 256 * 1024];
         let mut seen = 0;
@@ -148,16 +148,6 @@ fn catch_up(socket: &Path, events: u64) -> f64 {
         }
         seen as f64 / since.elapsed().as_secs_f64()
     })
-}
-
-async fn subscribe(socket: &Path, after: &str) -> tokio::net::UnixStream {
-    use tokio::io::AsyncWriteExt;
-    let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
-    let request = format!(
-        "GET /events?after={after} HTTP/1.1\r\nhost: localhost\r\naccept: application/x-ndjson\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    stream
 }
 
 /// The slowest of a few looks at each kind of page.
@@ -198,7 +188,7 @@ fn page(socket: &Path, target: &str) -> (f64, f64) {
     })
 }
 
-fn load(kind: Kind, seconds: f64, connections: usize) -> Load {
+pub(crate) fn load(kind: Kind, seconds: f64, connections: usize) -> Load {
     let measured = Duration::from_secs_f64(seconds);
     Load {
         kind,
@@ -211,46 +201,6 @@ fn load(kind: Kind, seconds: f64, connections: usize) -> Load {
         first: first_now(),
         existing: 0,
     }
-}
-
-/// Payments with and without live readers of the log, in turn.
-fn readers(payd: &Path, arguments: &Limits) {
-    let stub = GatewayStub::start();
-    let one = |count: usize| {
-        let server = Server::payd(payd, Some(stub.port));
-        let socket = server.socket.clone();
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        // Their own thread; what they cost the machine, they cost.
-        let reading = std::thread::spawn(move || {
-            block_on(async {
-                for _ in 0..count {
-                    let mut stream = subscribe(&socket, "0").await;
-                    tokio::spawn(async move {
-                        let mut buffer = vec![0; 64 * 1024];
-                        while stream.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
-                    });
-                }
-                while stopped.try_recv().is_err() {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            });
-        });
-        let figures = measure(&server, load(Kind::Pay, arguments.seconds, 64));
-        stop.send(()).unwrap();
-        reading.join().unwrap();
-        server.stop();
-        figures
-    };
-    let (with, without): (Vec<Figures>, Vec<Figures>) = (0..arguments.rounds)
-        .map(|_| (one(READERS), one(0)))
-        .unzip();
-    let what = format!("payments with {READERS} readers / without");
-    line(
-        &what,
-        ratio(&with, &without, |it| it.rate),
-        "",
-        "at least 0.9",
-    );
 }
 
 /// A long load: what it does to memory, to the write-ahead log and to the slowest.

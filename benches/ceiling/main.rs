@@ -22,6 +22,7 @@ mod figures;
 mod gateway;
 mod limits;
 mod load;
+mod readers;
 mod seed;
 mod server;
 mod sketch;

@@ -14,6 +14,7 @@ use axum::http::header::{HOST, HeaderValue, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use axum::response::{IntoResponse, Response};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -26,12 +27,13 @@ use super::pace::{Failures, Rates};
 use super::problem::{Cause, PROBLEM_JSON, Reject};
 use super::room::Side;
 use super::routes::{self, Found, Lines};
+use super::tail::Tail;
 use crate::api::Code;
 use crate::application::request::Caller;
 use crate::application::{Answered, App, Span, SpanKind, SpanStart};
 use crate::domain::Timestamp;
 
-/// Event streams at a time (`DESIGN.md`, section 8): each reads the log after every commit.
+/// Event streams at a time (`DESIGN.md`, section 8): those with a filter read the log after every commit.
 const STREAMS_MAX: usize = 32;
 
 /// Event streams of the Unix socket that are let in though TCP has all places: an operator who looks
@@ -61,10 +63,12 @@ pub(super) struct Shared {
     pub(super) shutdown: CancellationToken,
     /// Places for event streams.
     pub(super) streams: StreamPlaces,
+    /// The end of the log, for all streams.
+    pub(super) tail: Arc<Tail>,
     /// What TCP may hold and have read.
     pub(super) tcp: Side,
     /// What the Unix socket may.
-    pub(super) socket: Side,
+    pub(super) socket: Arc<Side>,
     /// The place for a backup or a check: each reads the whole store.
     pub(super) upkeep: Arc<Semaphore>,
     /// How often each token may ask.
@@ -132,14 +136,28 @@ impl Complaint {
 }
 
 impl Shared {
-    /// Puts it together.
+    /// Puts it together. What is done for all connections runs where this is called.
     pub(super) fn new(app: Arc<App>, options: Options, shutdown: CancellationToken) -> Self {
+        let socket = Arc::new(Side::socket());
+        let tail = {
+            let (app, socket) = (Arc::clone(&app), Arc::clone(&socket));
+            let head = app.bus().head();
+            Tail::new(
+                Handle::current(),
+                head,
+                Box::new(move |query| {
+                    let (app, socket) = (Arc::clone(&app), Arc::clone(&socket));
+                    Box::pin(async move { socket.read(&app, move |it| it.events(&query)).await })
+                }),
+            )
+        };
         Self {
             app,
             shutdown,
             streams: StreamPlaces::new(),
+            tail: Arc::new(tail),
             tcp: Side::tcp(),
-            socket: Side::socket(),
+            socket,
             upkeep: Arc::new(Semaphore::new(1)),
             rates: options
                 .rate
@@ -151,7 +169,7 @@ impl Shared {
         }
     }
 
-    const fn side(&self, peer: &Peer) -> &Side {
+    fn side(&self, peer: &Peer) -> &Side {
         match peer {
             Peer::Unix { .. } => &self.socket,
             Peer::Tcp { .. } => &self.tcp,

@@ -1,32 +1,21 @@
 //! `GET /events`: the log, page by page or as a stream without end. What is sent are the bytes that
 //! were stored, never made anew.
-//!
-//! Signals wake, tables tell: a stream reads the log from its cursor, and waits for the bus only
-//! where it has seen all there is. So there is no gap and no duplicate, whatever is lost between.
 
-use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::http::HeaderMap;
 use axum::response::Response;
-use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::call::Call;
-use super::context::StreamPlace;
+use super::follow::{Follower, Position};
 use super::headers::{Media, accepted};
 use super::lists::{self, Piece, Source, Writer};
 use super::problem::{Reject, both};
 use super::query::{self, PAGE_DEFAULT, PAGE_MAX, Query};
 use super::reply::json_bytes;
-use super::stream::{self, Gone, Sender};
-use crate::application::StreamCursor;
+use super::stream;
 use crate::application::ports::{EventQuery, EventSlice};
 use crate::domain::{EventType, InvoiceId};
-
-/// Silence on a stream before a sign of life (`DESIGN.md`, section 4).
-const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Events read at a time for a stream: enough to make the reads few.
 const STREAM_SLICE: usize = 64;
@@ -38,10 +27,6 @@ const STREAM_SLICE_BYTES: usize = 32 * 1024;
 /// Both, this many times, over the Unix socket: who catches up with a long log there is let to, and all
 /// its streams still hold little.
 const SOCKET_SLICES: usize = 4;
-
-/// Between two reads of a stream that has seen all there is. Under load each commit would wake each
-/// stream for a few events: the first of them goes out at once, and then what gathers in this time.
-const PACE: Duration = Duration::from_millis(10);
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,148 +132,17 @@ async fn follow(call: Call, media: Media) -> Result<Response, Reject> {
         Start::After(after) => after,
         Start::Now => first.head,
     };
+    let at = Position::new(begins, limit, call.app().streams().open(begins));
     let follower = Follower {
-        cursor: call.app().streams().open(begins),
         call: Arc::new(call),
         head,
         media,
         query,
-        left: limit.unwrap_or(usize::MAX),
         _place: place,
     };
     Ok(stream::response(media, |sender| {
-        follower.run(first, sender)
+        follower.run(at, first, sender)
     }))
-}
-
-/// A stream under way.
-struct Follower {
-    call: Arc<Call>,
-    head: watch::Receiver<u64>,
-    media: Media,
-    query: EventQuery,
-    left: usize,
-    cursor: StreamCursor,
-    _place: StreamPlace,
-}
-
-impl Follower {
-    /// Until the client has gone or may see no more, its limit is reached, or payd drains.
-    async fn run(mut self, first: EventSlice, sender: Sender) {
-        let call = Arc::clone(&self.call);
-        let ended = tokio::select! {
-            biased;
-            () = call.no_longer_allowed() => Ok(()),
-            ended = self.pump(first, &sender) => ended,
-        };
-        if ended.is_ok() {
-            sender.end().await;
-        }
-    }
-
-    async fn pump(&mut self, first: EventSlice, sender: &Sender) -> Result<(), Gone> {
-        let shutdown = self.call.shared.shutdown.clone();
-        let mut slice = Some(first);
-        let mut quiet_until = Instant::now() + HEARTBEAT;
-        let mut read_at = Instant::now();
-        loop {
-            let mut slice = match slice.take() {
-                Some(slice) => slice,
-                None => {
-                    // The last one is taken before the next is read: for who does not read, nothing is.
-                    tokio::select! {
-                        biased;
-                        taken = sender.taken() => taken?,
-                        () = shutdown.cancelled() => return Ok(()),
-                    }
-                    // Marked as seen before the log is read: what comes after that wakes.
-                    self.head.mark_unchanged();
-                    read_at = Instant::now();
-                    let query = self.query.clone();
-                    let read = self.call.read(move |reader| reader.events(&query));
-                    read.await.map_err(|error| {
-                        tracing::error!(%error, "an event stream cannot read the log");
-                        Gone
-                    })?
-                }
-            };
-            if !slice.events.is_empty() {
-                let bytes = self.frames(std::mem::take(&mut slice.events));
-                tokio::select! {
-                    biased;
-                    sent = sender.send(bytes) => sent?,
-                    () = shutdown.cancelled() => return Ok(()),
-                }
-                quiet_until = Instant::now() + HEARTBEAT;
-            }
-            if self.left == 0 {
-                return Ok(());
-            }
-            let more = slice.read_to > self.query.after && slice.read_to < slice.head;
-            self.query.after = slice.read_to.max(self.query.after);
-            self.cursor.moved_to(self.query.after);
-            if more && !shutdown.is_cancelled() {
-                continue;
-            }
-            loop {
-                tokio::select! {
-                    biased;
-                    () = shutdown.cancelled() => return Ok(()),
-                    // Before what may be always ready: events that a filter leaves out are silence.
-                    () = tokio::time::sleep_until(quiet_until) => {
-                        sender.send(heartbeat(self.media)).await?;
-                        quiet_until = Instant::now() + HEARTBEAT;
-                    }
-                    changed = self.head.changed() => {
-                        if changed.is_err() {
-                            return Ok(());
-                        }
-                        break;
-                    }
-                }
-            }
-            // At the end what is there is still read, and sent if it is taken at once.
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = tokio::time::sleep_until(read_at + PACE) => {}
-            }
-        }
-    }
-
-    /// Events as the stream writes them, within what is left.
-    fn frames(&mut self, mut events: Vec<(u64, Vec<u8>)>) -> Vec<u8> {
-        events.truncate(self.left);
-        self.left = self.left.saturating_sub(events.len());
-        let size: usize = events.iter().map(|(_, event)| event.len() + 40).sum();
-        let mut bytes = Vec::with_capacity(size);
-        for (sequence, event) in events {
-            frame(self.media, sequence, &event, &mut bytes);
-        }
-        bytes
-    }
-}
-
-/// One event. Without an `event:` line, which a browser's `onmessage` would pass over; the type is
-/// in the data (HTML, section 9.2.6). Stored events have no line breaks.
-fn frame(media: Media, sequence: u64, event: &[u8], into: &mut Vec<u8>) {
-    if media == Media::EventStream {
-        let mut id = String::with_capacity(32);
-        // Writing to a String cannot fail.
-        let _ = write!(id, "id: {sequence}\ndata: ");
-        into.extend_from_slice(id.as_bytes());
-        into.extend_from_slice(event);
-        into.extend_from_slice(b"\n\n");
-    } else {
-        into.extend_from_slice(event);
-        into.push(b'\n');
-    }
-}
-
-const fn heartbeat(media: Media) -> &'static str {
-    match media {
-        Media::EventStream => ": heartbeat\n\n",
-        Media::Json | Media::Ndjson => "\n",
-    }
 }
 
 /// A cursor from another log would skip events in silence: it is told instead.
@@ -387,17 +241,6 @@ mod tests {
             assert!(read(Some(bad), PAGE_MAX).is_err(), "{bad}");
         }
         assert!(read(Some("limit=1001"), usize::MAX).is_ok());
-    }
-
-    #[test]
-    fn frames_are_what_the_formats_say() {
-        let mut bytes = Vec::new();
-        frame(Media::EventStream, 42, b"{\"id\":\"42\"}", &mut bytes);
-        frame(Media::Ndjson, 43, b"{\"id\":\"43\"}", &mut bytes);
-        assert_eq!(
-            String::from_utf8(bytes).unwrap(),
-            "id: 42\ndata: {\"id\":\"42\"}\n\n{\"id\":\"43\"}\n"
-        );
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! | `reply` | answers that are simply JSON |
 //! | `room` | what TCP and the socket may each hold in memory, and have read, at a time |
 //! | `lists`, `stream` | lists and bodies without an end, in constant memory |
+//! | `follow`, `tail`, `frames` | event streams: each on its way, the end of the log read once for all, what is sent |
 
 mod peers;
 mod server;
@@ -46,12 +47,15 @@ mod parse;
 mod prefer;
 mod query;
 
+mod follow;
+mod frames;
 mod idempotency;
 mod lists;
 mod problem;
 mod reply;
 mod room;
 mod stream;
+mod tail;
 
 pub use context::{Options, tell_of_panics};
 #[cfg(feature = "tls")]

@@ -5,10 +5,11 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -286,15 +287,13 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Send + 'static,
     {
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(WRITE_STALL_MAX));
-        let stream = Draining::new(Box::pin(stream), self.shared.shutdown.clone());
         let exchange = Arc::new(Exchange::default());
         let refuse = {
             let shared = Arc::clone(&self.shared);
             move |status| context::refuse_unread(&shared, status)
         };
-        let stream = Worded::new(stream, Arc::clone(&exchange), refuse);
+        let shutdown = self.shared.shutdown.clone();
+        let stream = guarded(stream, shutdown, Arc::clone(&exchange), refuse);
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let (shared, peer) = (Arc::clone(&self.shared), peer.clone());
             let answering = Exchange::begin(&exchange);
@@ -321,5 +320,37 @@ impl Server {
             // Clients come and go; what a request did is in its own lines.
             tracing::debug!(%error, "a connection ended early");
         }
+    }
+}
+
+/// A connection with its limits, and with words for errors.
+fn guarded<S, F>(
+    stream: S,
+    shutdown: CancellationToken,
+    exchange: Arc<Exchange>,
+    refuse: F,
+) -> Worded<Draining<Pin<Box<TimeoutStream<S>>>>, F>
+where
+    S: AsyncRead + AsyncWrite,
+    F: Fn(StatusCode) -> Option<Vec<u8>> + Unpin,
+{
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_STALL_MAX));
+    let stream = Draining::new(Box::pin(stream), shutdown);
+    Worded::new(stream, exchange, refuse)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::rt::Write;
+
+    /// Where a connection does not take several parts at a time, hyper copies all that it sends.
+    #[tokio::test]
+    async fn what_is_sent_is_not_copied_first() {
+        let (stream, _other) = UnixStream::pair().unwrap();
+        assert!(stream.is_write_vectored());
+        let stream = guarded(stream, CancellationToken::new(), Arc::default(), |_| None);
+        assert!(TokioIo::new(stream).is_write_vectored());
     }
 }

@@ -2,7 +2,6 @@
 //! thread of their own, and where that is full they are dropped and counted. A payment never waits for
 //! its log line.
 
-use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -24,7 +23,6 @@ const GATHERED: usize = 64 * 1024;
 #[derive(Clone)]
 pub(super) struct Background {
     queue: Arc<Queue>,
-    clean: fn(&str) -> Cow<'_, [u8]>,
     /// The thread ends after the last of these.
     _alive: Arc<Alive>,
 }
@@ -112,15 +110,11 @@ impl Queue {
 }
 
 impl Background {
-    /// Starts the thread. `clean` is what a line goes through on its way.
+    /// Starts the thread.
     ///
     /// # Errors
     /// Where there is no thread to be had.
-    pub(super) fn start(
-        name: &str,
-        mut out: impl Write + Send + 'static,
-        clean: fn(&str) -> Cow<'_, [u8]>,
-    ) -> io::Result<Self> {
+    pub(super) fn start(name: &str, mut out: impl Write + Send + 'static) -> io::Result<Self> {
         let queue = Arc::new(Queue {
             waiting: Mutex::default(),
             changed: Condvar::new(),
@@ -134,8 +128,12 @@ impl Background {
         Ok(Self {
             _alive: Arc::new(Alive(Arc::clone(&queue))),
             queue,
-            clean,
         })
+    }
+
+    /// Puts a line in, clean and with its end; or drops it.
+    pub(super) fn put(&self, line: &[u8]) {
+        self.queue.put(line);
     }
 
     /// Lines that were not written, since the start.
@@ -193,8 +191,7 @@ pub(super) struct Line<'a>(&'a Background);
 
 impl Write for Line<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let line = String::from_utf8_lossy(bytes);
-        self.0.queue.put(&(self.0.clean)(&line));
+        self.0.put(bytes);
         Ok(bytes.len())
     }
 
@@ -229,12 +226,11 @@ mod tests {
     #[test]
     fn what_is_stuck_holds_up_nobody_and_its_lines_are_counted() {
         let (go_on, wait) = channel();
-        let background =
-            Background::start("test", Stuck(wait), |line| line.as_bytes().into()).unwrap();
+        let background = Background::start("test", Stuck(wait)).unwrap();
         let extra = 100;
         // The thread may have taken all that fits before it got stuck, and then as much fits again.
         for _ in 0..2 * (WAITING_MAX / LINE.len() + 1) + extra {
-            background.make_writer().write_all(LINE).unwrap();
+            background.put(LINE);
         }
         assert!(background.dropped().load(Ordering::Relaxed) >= extra as u64);
         background.flush(Duration::from_millis(20));
@@ -245,13 +241,12 @@ mod tests {
     #[test]
     fn what_was_put_in_is_written_in_order_and_flush_waits_for_it() {
         let (lines, written) = channel();
-        let background =
-            Background::start("test", Into(lines), |line| line.as_bytes().into()).unwrap();
+        let background = Background::start("test", Into(lines)).unwrap();
         let mut want = Vec::new();
         for round in 0..3 {
             for n in 0..5000 {
                 let line = format!("{round} {n}\n");
-                background.make_writer().write_all(line.as_bytes()).unwrap();
+                background.put(line.as_bytes());
                 want.extend_from_slice(line.as_bytes());
             }
             background.flush(Duration::from_secs(60));
@@ -259,7 +254,7 @@ mod tests {
             assert!(got == want, "round {round}");
             want.clear();
         }
-        background.make_writer().write_all(LINE).unwrap();
+        background.put(LINE);
         drop(background);
         // The last of them is written though nobody flushes, and then the thread is gone.
         let rest: Vec<u8> = written.iter().flatten().collect();

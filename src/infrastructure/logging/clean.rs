@@ -1,8 +1,8 @@
 //! Nothing from outside breaks a line, plays with a terminal or fills the disk: what could is escaped,
-//! and what is long is cut.
+//! and what is long is cut. That is done while it is written, and nothing looks at a line again.
 
-use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt;
+use std::marker::PhantomData;
 
 /// Characters of one field, or of the message. What payd says itself is shorter.
 const FIELD_CHARS_MAX: usize = 500;
@@ -16,154 +16,183 @@ pub(super) fn is_unsafe(c: char) -> bool {
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A field on its way into a line of text: at most [`FIELD_CHARS_MAX`] of it, with everything escaped
-/// that could break the line or play with a terminal.
-pub(super) struct Field<W> {
-    into: W,
-    left: usize,
+/// What a kind of line does not take as it is.
+pub(super) trait Escape {
+    /// For each byte, whether it is a character that stands for itself. Others are looked at as characters.
+    const PLAIN: [bool; 256];
+
+    /// Writes a character that does not stand for itself.
+    fn escape(c: char, into: &mut impl fmt::Write) -> fmt::Result;
 }
 
-impl<W: fmt::Write> Field<W> {
-    pub(super) const fn new(into: W) -> Self {
-        Self {
-            into,
-            left: FIELD_CHARS_MAX,
+/// Printable ASCII but for these.
+const fn plain_but(special: &[u8]) -> [bool; 256] {
+    let mut plain = [false; 256];
+    let mut byte = b' ' as usize;
+    while byte <= b'~' as usize {
+        plain[byte] = true;
+        byte += 1;
+    }
+    let mut at = 0;
+    while at < special.len() {
+        plain[special[at] as usize] = false;
+        at += 1;
+    }
+    plain
+}
+
+/// For people, escaped as Rust does.
+pub(super) struct Text;
+
+impl Escape for Text {
+    const PLAIN: [bool; 256] = plain_but(b"");
+
+    fn escape(c: char, into: &mut impl fmt::Write) -> fmt::Result {
+        write!(into, "{}", c.escape_default())
+    }
+}
+
+/// The inside of a JSON string (RFC 8259, section 7).
+pub(super) struct Json;
+
+impl Escape for Json {
+    const PLAIN: [bool; 256] = plain_but(b"\"\\");
+
+    fn escape(c: char, into: &mut impl fmt::Write) -> fmt::Result {
+        match c {
+            '"' => into.write_str("\\\""),
+            '\\' => into.write_str("\\\\"),
+            '\n' => into.write_str("\\n"),
+            '\r' => into.write_str("\\r"),
+            '\t' => into.write_str("\\t"),
+            '\u{8}' => into.write_str("\\b"),
+            '\u{c}' => into.write_str("\\f"),
+            _ => {
+                let mut units = [0; 2];
+                for unit in c.encode_utf16(&mut units) {
+                    write!(into, "\\u{unit:04x}")?;
+                }
+                Ok(())
+            }
         }
     }
 }
 
-impl<W: fmt::Write> fmt::Write for Field<W> {
+/// A field on its way into a line: at most [`FIELD_CHARS_MAX`] of it, with everything escaped that could
+/// break the line or play with a terminal. An escape is one character, and is kept or cut whole.
+pub(super) struct Field<W, E> {
+    into: W,
+    left: usize,
+    kind: PhantomData<E>,
+}
+
+impl<W: fmt::Write, E: Escape> Field<W, E> {
+    pub(super) const fn new(into: W) -> Self {
+        Self {
+            into,
+            left: FIELD_CHARS_MAX,
+            kind: PhantomData,
+        }
+    }
+
+    fn cut(&mut self) -> fmt::Result {
+        self.left = 0;
+        self.into.write_char(CUT)
+    }
+}
+
+impl<W: fmt::Write, E: Escape> fmt::Write for Field<W, E> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for c in text.chars() {
-            if self.left == 0 {
+        let mut rest = text;
+        while self.left > 0 {
+            let is_plain = |byte: &u8| E::PLAIN[usize::from(*byte)];
+            let plain = rest.bytes().take_while(is_plain).count();
+            // The last place is kept for the mark of a cut.
+            let kept = plain.min(self.left - 1);
+            self.into.write_str(&rest[..kept])?;
+            self.left -= kept;
+            if kept < plain {
+                return self.cut();
+            }
+            rest = &rest[plain..];
+            let Some(c) = rest.chars().next() else {
                 break;
+            };
+            if self.left == 1 {
+                return self.cut();
             }
             self.left -= 1;
-            if self.left == 0 {
-                self.into.write_char(CUT)?;
-            } else if is_unsafe(c) {
-                write!(self.into, "{}", c.escape_default())?;
+            if c.is_ascii() || is_unsafe(c) {
+                E::escape(c, &mut self.into)?;
             } else {
                 self.into.write_char(c)?;
             }
+            rest = &rest[c.len_utf8()..];
         }
         Ok(())
     }
 }
 
-/// A line of JSON as written by a serializer: strings are cut to [`FIELD_CHARS_MAX`], and what a
-/// serializer leaves though a terminal would obey it is escaped. It stays the same JSON otherwise.
-pub(super) fn json(line: &str) -> Cow<'_, [u8]> {
-    if is_plain(line) {
-        return Cow::Borrowed(line.as_bytes());
-    }
-    let mut clean = String::with_capacity(line.len());
-    // How many characters of the string that we are in have been seen.
-    let mut seen: Option<usize> = None;
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        let Some(count) = &mut seen else {
-            if c == '"' {
-                seen = Some(0);
-            }
-            clean.push(c);
-            continue;
-        };
-        if c == '"' {
-            seen = None;
-            clean.push(c);
-            continue;
-        }
-        *count += 1;
-        let keep = *count < FIELD_CHARS_MAX;
-        if *count == FIELD_CHARS_MAX {
-            clean.push(CUT);
-        }
-        // An escape is one character, and is kept or cut whole.
-        let escaped = (c == '\\').then(|| chars.next()).flatten();
-        let digits = if escaped == Some('u') { 4 } else { 0 };
-        let digits: String = chars.by_ref().take(digits).collect();
-        if !keep {
-            continue;
-        }
-        if is_unsafe(c) {
-            let mut units = [0; 2];
-            for unit in c.encode_utf16(&mut units) {
-                // Writing to a String cannot fail.
-                let _ = write!(clean, "\\u{unit:04x}");
-            }
-        } else {
-            clean.push(c);
-            clean.extend(escaped);
-            clean.push_str(&digits);
-        }
-    }
-    Cow::Owned(clean.into_bytes())
-}
-
-/// Whether a line of JSON has nothing in it that could have to be escaped or cut: the most of them.
-fn is_plain(line: &str) -> bool {
-    let printable = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'\\';
-    line.trim_ascii_end().bytes().all(printable)
-        && line.split('"').all(|part| part.len() < FIELD_CHARS_MAX)
-}
-
-/// Text is clean when it gets here.
-pub(super) fn text(line: &str) -> Cow<'_, [u8]> {
-    Cow::Borrowed(line.as_bytes())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
-    #[test]
-    fn json_stays_the_same_but_for_its_looks() {
-        for text in [
-            "",
-            "plain",
-            "a\"b\\c/d\n\t\r",
-            "\u{1b}[31m \u{7f} \u{9b}",
-            "\u{202e}turned \u{2066}\u{2069}\u{61c}\u{2028}",
-            "ключ 鍵 🔑",
-            "\\u0041",
-        ] {
-            let line =
-                serde_json::json!({"n": 1, text: [text, {"x": text}], "e": null}).to_string();
-            let cleaned = String::from_utf8(json(&line).into_owned()).unwrap();
-            let (was, is): (serde_json::Value, serde_json::Value) = (
-                serde_json::from_str(&line).unwrap(),
-                serde_json::from_str(&cleaned).unwrap(),
-            );
-            assert_eq!(was, is);
-            assert!(!cleaned.chars().any(is_unsafe), "{cleaned:?}");
+    fn written<E: Escape>(pieces: &[&str]) -> String {
+        let mut field = Field::<_, E>::new(String::new());
+        for piece in pieces {
+            field.write_str(piece).unwrap();
         }
-        assert_eq!(&*json("{\"a\":1}\n"), b"{\"a\":1}\n");
+        field.into
+    }
+
+    fn read(inside: &str) -> String {
+        serde_json::from_str(&format!("\"{inside}\"")).unwrap()
+    }
+
+    #[test]
+    fn what_breaks_lines_or_plays_with_terminals_is_escaped_and_nothing_else() {
+        for (part, text, json) in [
+            ("", "", ""),
+            ("plain ~", "plain ~", "plain ~"),
+            ("a\"b\\c/d", "a\"b\\c/d", "a\\\"b\\\\c/d"),
+            ("\n\t\r", "\\n\\t\\r", "\\n\\t\\r"),
+            ("\u{8}\u{c}", "\\u{8}\\u{c}", "\\b\\f"),
+            ("\0\u{1b}[31m", "\\u{0}\\u{1b}[31m", "\\u0000\\u001b[31m"),
+            ("\u{7f}\u{9b}", "\\u{7f}\\u{9b}", "\\u007f\\u009b"),
+            (
+                "\u{202e}\u{2066}\u{2069}\u{61c}\u{2028}",
+                "\\u{202e}\\u{2066}\\u{2069}\\u{61c}\\u{2028}",
+                "\\u202e\\u2066\\u2069\\u061c\\u2028",
+            ),
+            ("ключ 鍵 🔑", "ключ 鍵 🔑", "ключ 鍵 🔑"),
+            ("\\u0041", "\\u0041", "\\\\u0041"),
+        ] {
+            assert_eq!(written::<Text>(&[part]), text);
+            assert_eq!(written::<Json>(&[part]), json);
+            assert_eq!(read(json), part);
+        }
     }
 
     #[test]
     fn what_is_long_is_cut_whole() {
-        for part in ["x", "\n", "\u{1}", "\"", "🔑", "\u{202e}"] {
+        for part in ["x", "\n", "\u{1}", "\"", "鍵", "🔑", "\u{202e}"] {
             for extra in 0..3 {
                 let text = part.repeat(FIELD_CHARS_MAX - 2 + extra);
-                let line = serde_json::json!({"text": text, "n": 7}).to_string();
-                let cleaned: serde_json::Value = serde_json::from_slice(&json(&line)).unwrap();
-                let kept = cleaned["text"].as_str().unwrap();
+                let kept = read(&written::<Json>(&[&text]));
                 assert!(kept.chars().count() <= FIELD_CHARS_MAX, "{part:?} {extra}");
                 assert_eq!(kept == text, extra < 2, "{part:?} {extra}");
                 assert_eq!(kept.ends_with(CUT), extra == 2, "{part:?} {extra}");
-                assert_eq!(cleaned["n"], 7);
+                // In whatever pieces it comes.
+                let pieces: Vec<_> = text.split_inclusive(part).collect();
+                assert_eq!(read(&written::<Json>(&pieces)), kept, "{part:?} {extra}");
             }
         }
-        let mut field = Field::new(String::new());
-        for _ in 0..10 {
-            field.write_str(&"y\n".repeat(FIELD_CHARS_MAX)).unwrap();
-        }
-        assert!(field.into.ends_with(CUT));
-        assert!(
-            field.into.len() <= FIELD_CHARS_MAX * 2,
-            "{}",
-            field.into.len()
-        );
+        let long = "y\n".repeat(FIELD_CHARS_MAX);
+        let text = written::<Text>(&[long.as_str(); 10]);
+        assert!(text.ends_with(CUT));
+        assert_eq!(text.matches(CUT).count(), 1);
+        assert_eq!(text.replace("\\n", "n").chars().count(), FIELD_CHARS_MAX);
     }
 }

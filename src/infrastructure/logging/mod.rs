@@ -22,10 +22,12 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 mod background;
 mod clean;
 mod daily;
+mod json;
 
 use background::Background;
-use clean::Field;
+use clean::{Field, Text};
 use daily::Daily;
+use json::JsonLines;
 
 /// Files kept, one a day: two weeks is time enough to notice, and bounds the disk.
 const FILES_MAX: usize = 14;
@@ -185,29 +187,25 @@ fn build(
 ) -> Result<(impl Subscriber + Send + Sync, Logs), LoggingError> {
     let (filter, handle) = reload::Layer::new(parse_level(options.level)?);
     let no_thread = |error: io::Error| LoggingError::Subscriber(error.to_string());
-    let mut outputs = Vec::new();
-    let file_layer = match options.dir {
-        Some(dir) => {
-            let file = Background::start("payd-log", file(dir)?, clean::json).map_err(no_thread)?;
-            outputs.push(file.clone());
-            Some(json_layer(file))
-        }
-        None => None,
-    };
-    let clean = match options.format {
-        Format::Text { .. } => clean::text,
-        Format::Json => clean::json,
-    };
-    let stderr = Background::start("payd-stderr", stderr, clean).map_err(no_thread)?;
+    let mut json = Vec::new();
+    if let Some(dir) = options.dir {
+        json.push(Background::start("payd-log", file(dir)?).map_err(no_thread)?);
+    }
+    let mut outputs = json.clone();
+    let stderr = Background::start("payd-stderr", stderr).map_err(no_thread)?;
     outputs.push(stderr.clone());
-    let stderr_layer = match options.format {
-        Format::Text { color } => text_layer(stderr, color),
-        Format::Json => json_layer(stderr),
+    let text_layer = match options.format {
+        Format::Text { color } => Some(text_layer(stderr, color)),
+        Format::Json => {
+            json.push(stderr);
+            None
+        }
     };
+    let json_layer = (!json.is_empty()).then(|| JsonLines::new(json));
     let subscriber = Registry::default()
         .with(filter)
-        .with(stderr_layer)
-        .with(file_layer);
+        .with(text_layer)
+        .with(json_layer);
     Ok((
         subscriber,
         Logs {
@@ -226,23 +224,7 @@ fn parse_level(level: &str) -> Result<EnvFilter, LoggingError> {
         })
 }
 
-type BoxedLayer<S> = Box<dyn Layer<S> + Send + Sync>;
-
-fn json_layer<S>(writer: Background) -> BoxedLayer<S>
-where
-    S: Subscriber + for<'l> LookupSpan<'l>,
-{
-    tracing_subscriber::fmt::layer()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false) // it is the last of the list
-        .with_span_list(true)
-        .log_internal_errors(false) // they would go to a stderr that may be closed, by a macro that panics then
-        .with_writer(writer)
-        .boxed()
-}
-
-fn text_layer<S>(writer: Background, color: bool) -> BoxedLayer<S>
+fn text_layer<S>(writer: Background, color: bool) -> impl Layer<S>
 where
     S: Subscriber + for<'l> LookupSpan<'l>,
 {
@@ -251,15 +233,14 @@ where
         if field.name() != "message" {
             write!(writer, "{field}=")?;
         }
-        write!(Field::new(writer), "{value:?}")
+        write!(Field::<_, Text>::new(writer), "{value:?}")
     });
     tracing_subscriber::fmt::layer()
         .compact()
         .fmt_fields(fields.delimited(" "))
         .with_ansi(color)
-        .log_internal_errors(false)
+        .log_internal_errors(false) // they would go to a stderr that may be closed, by a macro that panics then
         .with_writer(writer)
-        .boxed()
 }
 
 /// `payd.<date>.json`, a new one each day, and no more of them than [`FILES_MAX`].
@@ -277,10 +258,10 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Captured(Arc<Mutex<Vec<u8>>>);
+    pub(super) struct Captured(Arc<Mutex<Vec<u8>>>);
 
     impl Captured {
-        fn text(&self) -> String {
+        pub(super) fn text(&self) -> String {
             String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
         }
     }
@@ -352,21 +333,34 @@ mod tests {
 
     #[test]
     fn levels_hold_and_change() {
-        let text = logged("warn", Format::Json, None, |logs| {
-            tracing::info!("one");
-            tracing::warn!("two");
-            logs.set_level("info").unwrap();
-            tracing::info!("three");
-            assert!(matches!(
-                logs.set_level("payd=loud"),
-                Err(LoggingError::Level { .. })
-            ));
-            tracing::info!("four");
-        });
-        let told: Vec<_> = ["one", "two", "three", "four"]
-            .map(|word| text.contains(word))
-            .into();
-        assert_eq!(told, [false, true, true, true], "{text}");
+        let dir = tempfile::tempdir().unwrap();
+        for format in [Format::Json, Format::Text { color: false }] {
+            for dir in [None, Some(dir.path())] {
+                let text = logged("warn", format, dir, |logs| {
+                    tracing::info!("one");
+                    tracing::warn!("two");
+                    logs.set_level("info").unwrap();
+                    tracing::info!("three");
+                    assert!(matches!(
+                        logs.set_level("payd=loud"),
+                        Err(LoggingError::Level { .. })
+                    ));
+                    tracing::info!("four");
+                });
+                let told = ["one", "two", "three", "four"].map(|word| text.contains(word));
+                assert_eq!(told, [false, true, true, true], "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn both_places_have_the_same_json() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = logged("info", Format::Json, Some(dir.path()), nasty_events);
+        let mut files = std::fs::read_dir(dir.path()).unwrap();
+        let file = std::fs::read_to_string(files.next().unwrap().unwrap().path()).unwrap();
+        assert_eq!(text, file);
+        assert_eq!(text.matches('\n').count(), 1, "{text}");
     }
 
     #[test]

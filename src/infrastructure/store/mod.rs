@@ -11,6 +11,7 @@ mod copy;
 mod late;
 mod mark;
 mod room;
+mod together;
 mod wal;
 
 mod reader;

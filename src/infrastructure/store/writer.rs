@@ -25,6 +25,7 @@ use super::rows::{
     self, failure_json, from_payment_by_id, invoice_columns, payment_columns, state_code,
     status_code, type_code,
 };
+use super::together::{AnswerRow, EventRow, InvoiceRow, Waiting};
 use super::tokens;
 
 /// Answers are kept for 30 days (section 4), counted in time lived.
@@ -38,6 +39,10 @@ pub struct SqliteStore {
     path: PathBuf,
     mark: Mark,
     late: Late,
+    waiting: Waiting,
+    /// The key of the newest invoice, and payd's age in time lived, where they are known.
+    newest_invoice: Option<i64>,
+    age: Option<i64>,
     /// The newest event of the transaction under way, with its digest.
     newest: Option<(u64, [u8; 32])>,
 }
@@ -56,6 +61,9 @@ impl SqliteStore {
             path: path.to_owned(),
             mark,
             late,
+            waiting: Waiting::new(),
+            newest_invoice: None,
+            age: None,
             newest: None,
         }
     }
@@ -92,37 +100,24 @@ impl SqliteStore {
         }
     }
 
-    fn save_invoice(&self, row: Option<i64>, invoice: &Invoice) -> Result<i64, StoreError> {
+    /// The invoice's key, which a new one gets. It waits to be written with others.
+    fn save_invoice(&mut self, row: Option<i64>, invoice: &Invoice) -> Result<i64, StoreError> {
         let content = &invoice.content;
         let Some(row) = row else {
             let metadata = serde_json::to_string(&content.metadata)
                 .map_err(|error| StoreError::Fatal(error.to_string()))?;
-            self.execute(
-                "INSERT INTO invoices (id, amount, currency, description, metadata, payment_method, due_at, status, attempts, \
-                 attempts_before_round, needs_attention, cancel_requested, cancel_reason, created_at, updated_at, paid_at, contradicted_attempt) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
-                &[
-                    &content.id.as_str(),
-                    &i64::try_from(content.money.amount.minor_units()).unwrap_or(-1),
-                    &content.money.currency.code(),
-                    &content.description,
-                    &metadata,
-                    &content.payment_method,
-                    &content.due_at.map(Timestamp::as_millis),
-                    &status_code(invoice.status),
-                    &invoice.attempts,
-                    &invoice.attempts_before_round,
-                    &invoice.needs_attention,
-                    &invoice.cancel_requested,
-                    &invoice.cancel_reason,
-                    &invoice.created_at.as_millis(),
-                    &invoice.updated_at.as_millis(),
-                    &invoice.paid_at.map(Timestamp::as_millis),
-                &invoice.contradicted_attempt,
-                ],
-            )?;
-            return Ok(self.connection.last_insert_rowid());
+            let n = self.next_invoice()?;
+            let row = InvoiceRow {
+                n,
+                metadata,
+                invoice: invoice.clone(),
+            };
+            let added = self.waiting.invoices.add(&self.connection, row);
+            added.map_err(|error| self.sort_write(error))?;
+            self.newest_invoice = Some(n);
+            return Ok(n);
         };
+        self.write_waiting_invoices()?;
         // The content never changes.
         let changed = self.execute(
             "UPDATE invoices SET status = ?2, attempts = ?3, attempts_before_round = ?4, needs_attention = ?5, \
@@ -146,6 +141,47 @@ impl SqliteStore {
         } else {
             Err(StoreError::Fatal(format!("invoice {} is gone", content.id)))
         }
+    }
+
+    /// Keys are given in order, from what is in the table.
+    fn next_invoice(&self) -> Result<i64, StoreError> {
+        let newest = match self.newest_invoice {
+            Some(n) => n,
+            None => self
+                .connection
+                .prepare_cached("SELECT coalesce(max(n), 0) FROM invoices")
+                .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+                .map_err(sort)?,
+        };
+        newest
+            .checked_add(1)
+            .ok_or_else(|| StoreError::Fatal("there are no more keys for invoices".to_owned()))
+    }
+
+    /// Payd's age in time lived, by which answers expire.
+    fn age(&mut self) -> Result<i64, StoreError> {
+        if let Some(age) = self.age {
+            return Ok(age);
+        }
+        let sql = "SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'age_ms'";
+        let age = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .map_err(sort)?;
+        self.age = Some(age);
+        Ok(age)
+    }
+
+    /// Before something reads, or refers to, what waits.
+    fn write_waiting(&mut self) -> Result<(), StoreError> {
+        let written = self.waiting.write(&self.connection);
+        written.map_err(|error| self.sort_write(error))
+    }
+
+    fn write_waiting_invoices(&mut self) -> Result<(), StoreError> {
+        let written = self.waiting.invoices.write(&self.connection);
+        written.map_err(|error| self.sort_write(error))
     }
 
     fn insert_payment(&self, invoice: i64, payment: &Payment) -> Result<(), StoreError> {
@@ -330,6 +366,7 @@ impl Store for SqliteStore {
     }
 
     fn load(&mut self, id: &InvoiceId) -> Result<Option<Entry>, StoreError> {
+        self.write_waiting_invoices()?;
         let mut statement = self
             .connection
             .prepare_cached(concat!(
@@ -365,12 +402,14 @@ impl Store for SqliteStore {
             }
         }
         if may_move_money(&aggregate) {
+            self.waiting.events.write(&self.connection).map_err(sort)?;
             self.held_against_the_log(n, &aggregate)?;
         }
         Ok(Some(Entry::loaded(aggregate, n)))
     }
 
     fn invoice_of(&mut self, payment: PaymentId) -> Result<Option<InvoiceId>, StoreError> {
+        self.write_waiting_invoices()?;
         let sql = concat!("SELECT i.id", from_payment_by_id!());
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
         let id: Option<String> = statement
@@ -381,6 +420,7 @@ impl Store for SqliteStore {
     }
 
     fn payment(&mut self, payment: PaymentId) -> Result<Option<Payment>, StoreError> {
+        self.write_waiting_invoices()?;
         let sql = concat!("SELECT ", payment_columns!(), from_payment_by_id!());
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
         let mut found = statement
@@ -400,6 +440,7 @@ impl Store for SqliteStore {
         until: Timestamp,
         limit: usize,
     ) -> Result<Vec<InvoiceId>, StoreError> {
+        self.write_waiting()?;
         // A lease has run out whatever the gateway is: that query takes its name and does not use it.
         let sql = match queue {
             Queue::Due => {
@@ -450,6 +491,7 @@ impl Store for SqliteStore {
     }
 
     fn next(&mut self, queue: Queue, gateway: &str) -> Result<Option<Timestamp>, StoreError> {
+        self.write_waiting()?;
         let sql = match queue {
             Queue::Due => {
                 "SELECT p.due_at FROM payments p JOIN invoices i ON i.n = p.invoice \
@@ -480,6 +522,10 @@ impl Store for SqliteStore {
     }
 
     fn answer(&mut self, actor: &str, key: &str) -> Result<Option<StoredAnswer>, StoreError> {
+        let mut waiting = self.waiting.answers.waiting().iter();
+        if let Some(row) = waiting.find(|row| row.key == key && row.actor == actor) {
+            return Ok(Some(row.stored.clone()));
+        }
         let sql =
             "SELECT fingerprint, status, location, body FROM answers WHERE key = ?1 AND actor = ?2";
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
@@ -523,10 +569,17 @@ impl Store for SqliteStore {
             .map_err(|error| StoreError::Fatal(error.to_string()))?;
         let sequence =
             i64::try_from(record.sequence).map_err(|error| StoreError::Fatal(error.to_string()))?;
-        self.execute(
-            "INSERT INTO events (sequence, invoice, type, json, digest) VALUES (?1, ?2, ?3, ?4, ?5)",
-            &[&sequence, &invoice_row, &type_code(record.kind), &json, &record.digest.as_slice()],
-        )?;
+        let row = EventRow {
+            sequence,
+            invoice: invoice_row,
+            kind: type_code(record.kind),
+            json: json.to_owned(),
+            digest: record.digest,
+        };
+        // Its invoice may wait too.
+        self.write_waiting_invoices()?;
+        let added = self.waiting.events.add(&self.connection, row);
+        added.map_err(|error| self.sort_write(error))?;
         self.late.event(sequence);
         self.newest = Some((record.sequence, record.digest));
         Ok(())
@@ -538,19 +591,14 @@ impl Store for SqliteStore {
         key: &str,
         stored: &StoredAnswer,
     ) -> Result<(), StoreError> {
-        let answer = &stored.answer;
-        self.execute(
-            "INSERT INTO answers (actor, key, fingerprint, status, location, body, born_at_age) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'age_ms'))",
-            &[
-                &actor,
-                &key,
-                &stored.fingerprint.as_slice(),
-                &answer.status,
-                &answer.location,
-                &answer.body,
-            ],
-        )?;
+        let row = AnswerRow {
+            actor: actor.to_owned(),
+            key: key.to_owned(),
+            stored: stored.clone(),
+            born_at_age: self.age()?,
+        };
+        let added = self.waiting.answers.add(&self.connection, row);
+        added.map_err(|error| self.sort_write(error))?;
         Ok(())
     }
 
@@ -559,6 +607,8 @@ impl Store for SqliteStore {
         lived: std::time::Duration,
         limit: usize,
     ) -> Result<usize, StoreError> {
+        self.write_waiting()?;
+        self.age = None;
         let lived_ms = i64::try_from(lived.as_millis()).unwrap_or(0);
         self.execute(
             "UPDATE meta SET value = CAST(CAST(value AS INTEGER) + ?1 AS TEXT) WHERE name = 'age_ms'",
@@ -598,6 +648,7 @@ impl Store for SqliteStore {
     }
 
     fn commit(&mut self) -> Result<(), StoreError> {
+        self.write_waiting()?;
         if self.newest.is_none() {
             // The log does not show that this commit was there; this does.
             self.execute(
@@ -626,6 +677,8 @@ impl Store for SqliteStore {
     }
 
     fn rollback(&mut self) {
+        self.waiting.forget();
+        (self.newest_invoice, self.age) = (None, None);
         // SQLite rolls back by itself after some errors; then there is nothing left to do.
         if !self.connection.is_autocommit()
             && let Err(error) = self.execute("ROLLBACK", &[])

@@ -7,6 +7,7 @@ mod events;
 mod idempotency;
 mod invoices;
 mod lists;
+mod live;
 mod openapi;
 mod pay;
 mod problems;

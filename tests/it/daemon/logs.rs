@@ -193,19 +193,31 @@ fn every_state_change_is_one_line_with_all_that_connects_it() {
     }
 }
 
+/// A payd that is not left behind by a test that fails.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already, or does now.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn a_log_that_nobody_reads_holds_up_no_payment() {
     let directory = tempfile::tempdir().unwrap();
     // The reading end is held and never read: like `payd serve 2>&1 | sleep 1000`.
     let (unread, stderr) = std::io::pipe().unwrap();
-    let mut child = command(directory.path())
+    let child = command(directory.path())
         .args(["serve", "--listen", "none"])
         .env("PAYD_LOG__LEVEL", "trace")
         .stdout(Stdio::piped())
         .stderr(stderr)
         .spawn()
         .unwrap();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut child = Running(child);
+    let mut stdout = BufReader::new(child.0.stdout.take().unwrap());
     let mut banner = String::new();
     while !banner.contains("events tail") {
         assert!(stdout.read_line(&mut banner).unwrap() > 0, "{banner}");
@@ -219,13 +231,15 @@ fn a_log_that_nobody_reads_holds_up_no_payment() {
         counted.next().unwrap().parse().unwrap()
     };
     let mut number = 0;
-    // Far beyond what the pipe and the queue before it hold.
+    let headers = [("traceparent", TRACEPARENT)];
+    // Far beyond what the pipe and the queue before it hold; sooner with lines as long as they come.
     until("lines are dropped", || {
         for _ in 0..50 {
             number += 1;
-            let body = format!(r#"{{"id":"inv-{number}","amount":100}}"#);
-            unix.post("/invoices", &body).expect(201);
-            unix.post(&format!("/invoices/inv-{number}/pay"), "{}")
+            let id = format!("inv-{number:060}");
+            let body = format!(r#"{{"id":"{id}","amount":100}}"#);
+            unix.post_with("/invoices", &headers, &body).expect(201);
+            unix.post_with(&format!("/invoices/{id}/pay"), &headers, "{}")
                 .expect(202);
         }
         dropped() > 0
@@ -235,11 +249,11 @@ fn a_log_that_nobody_reads_holds_up_no_payment() {
         paid.lines()
             .any(|line| line == format!("payd_payments_succeeded_total {number}"))
     });
-    let pid = rustix::process::Pid::from_child(&child);
+    let pid = rustix::process::Pid::from_child(&child.0);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let mut status = None;
     until("payd ends", || {
-        status = child.try_wait().unwrap();
+        status = child.0.try_wait().unwrap();
         status.is_some()
     });
     assert!(status.unwrap().success());
