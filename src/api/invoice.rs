@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Object;
 use crate::domain::{self, Timestamp};
 
 /// An invoice: a business obligation to be paid.
@@ -66,7 +67,36 @@ impl<'a> Invoice<'a> {
             paid_at: invoice.paid_at.map(text),
         }
     }
+
+    /// The view of an invoice as JSON: what serde makes of [`Invoice::of`], written at once.
+    #[must_use]
+    pub fn json(invoice: &domain::Invoice, next_attempt_at: Option<Timestamp>) -> String {
+        let content = &invoice.content;
+        let mut json = String::with_capacity(JSON_LEN);
+        let mut object = Object::begin(&mut json);
+        object
+            .text("id", content.id.as_str())
+            .number("amount", content.money.amount.minor_units())
+            .text("currency", content.money.currency.code())
+            .text("status", invoice.status.as_str())
+            .text_or_null("description", content.description.as_deref())
+            .texts("metadata", &content.metadata)
+            .text_or_null("payment_method", content.payment_method.as_deref())
+            .shown_or_null("due_at", content.due_at)
+            .number("attempts", invoice.attempts.into())
+            .truth("needs_attention", invoice.needs_attention)
+            .truth("cancel_requested", invoice.cancel_requested)
+            .shown_or_null("next_attempt_at", next_attempt_at)
+            .shown("created_at", invoice.created_at)
+            .shown("updated_at", invoice.updated_at)
+            .shown_or_null("paid_at", invoice.paid_at);
+        object.end();
+        json
+    }
 }
+
+/// Room for most invoices.
+const JSON_LEN: usize = 512;
 
 /// A page of invoices.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,4 +105,57 @@ pub struct InvoicePage<'a> {
     pub invoices: Vec<Invoice<'a>>,
     /// The cursor of the next page; `None` on the last.
     pub next: Option<Cow<'a, str>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Amount, Currency, InvoiceId, InvoiceStatus, Money, NewInvoice};
+
+    #[test]
+    fn it_is_written_as_serde_writes_it() {
+        let time = Timestamp::from_millis;
+        let content = NewInvoice {
+            id: InvoiceId::parse("inv-1").unwrap(),
+            money: Money {
+                amount: Amount::new(1000).unwrap(),
+                currency: Currency::DEFAULT,
+            },
+            description: None,
+            metadata: BTreeMap::new(),
+            payment_method: None,
+            due_at: None,
+        };
+        let bare = domain::Invoice::new(content.clone(), time(1));
+        let full = domain::Invoice {
+            content: NewInvoice {
+                description: Some("a \"line\"\nand {".to_owned()),
+                metadata: [
+                    ("{".to_owned(), "\\".to_owned()),
+                    ("ä".to_owned(), String::new()),
+                ]
+                .into(),
+                payment_method: Some("pm\u{7f}".to_owned()),
+                due_at: Some(time(2)),
+                ..content
+            },
+            attempts: 3,
+            needs_attention: true,
+            cancel_requested: true,
+            paid_at: Some(time(4)),
+            ..bare.clone()
+        };
+        for invoice in [bare, full] {
+            for status in InvoiceStatus::ALL {
+                let invoice = domain::Invoice {
+                    status,
+                    ..invoice.clone()
+                };
+                for next in [None, Some(time(5))] {
+                    let view = serde_json::to_string(&Invoice::of(&invoice, next)).unwrap();
+                    assert_eq!(Invoice::json(&invoice, next), view);
+                }
+            }
+        }
+    }
 }

@@ -171,6 +171,7 @@ fn prepare(settings: &Settings, places: &Places, passed: Passed) -> Result<Parts
     })
     .map_err(fail)?;
     logging::log_panics();
+    http::tell_of_panics();
     let lock =
         lock::acquire(&places.lock(), std::process::id(), jiff::Timestamp::now()).map_err(fail)?;
     let listeners = bind(settings, places, passed)?;

@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use super::{
-    Aggregate, Cause, Command, Event, Failure, FailureKind, Finding, GatewayKey, Invoice,
-    InvoiceInput, InvoiceRefusal, InvoiceStatus, LookupPolicy, NewInvoice, Outcome, Payment,
-    PaymentId, PaymentInput, PaymentRefusal, PaymentState, Refusal, ResolveAs, RetryPolicy,
-    StoreId, Timestamp,
+    Aggregate, Cause, Command, Event, Failure, FailureKind, Finding, Invoice, InvoiceInput,
+    InvoiceRefusal, InvoiceStatus, LookupPolicy, NewInvoice, Outcome, Payment, PaymentId,
+    PaymentInput, PaymentRefusal, PaymentState, Refusal, ResolveAs, RetryPolicy, StoreId,
+    Timestamp, names,
 };
 
 /// How often a payment is sent again because the gateway never had it, before an operator must look.
@@ -758,11 +758,11 @@ fn request(
     store: StoreId,
 ) -> Event {
     let attempt = invoice.attempts + 1;
-    let money = invoice.content.money;
+    let (payment, key) = names(store, invoice.id(), attempt, invoice.content.money);
     Event::PaymentRequested {
-        payment: PaymentId::derive(store, invoice.id(), attempt, money),
+        payment,
         attempt,
-        key: GatewayKey::derive(store, invoice.id(), attempt, money),
+        key,
         method,
         due_at,
         cause,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+use uuid::fmt::Hyphenated;
 
 use super::Money;
 
@@ -56,7 +57,7 @@ impl InvoiceId {
     /// An id made here: `inv_` and a UUIDv7.
     #[must_use]
     pub fn from_uuid(uuid: Uuid) -> Self {
-        Self(format!("inv_{}", uuid.hyphenated()).into())
+        Self(named("inv_", uuid, &mut [0; NAMED_LEN]).into())
     }
 
     /// The text.
@@ -116,6 +117,34 @@ fn identity(store: StoreId, invoice: &InvoiceId, attempt: u32, money: Money) -> 
     Sha256::digest(text.as_bytes()).into()
 }
 
+/// `inv_` or `pay_`, and a UUID.
+const NAMED_LEN: usize = 4 + Hyphenated::LENGTH;
+
+/// The text of such an id. By hand: a payment is written down with some dozen of these.
+fn named<'b>(prefix: &str, uuid: Uuid, buffer: &'b mut [u8; NAMED_LEN]) -> &'b str {
+    let (start, rest) = buffer.split_at_mut(prefix.len());
+    start.copy_from_slice(prefix.as_bytes());
+    uuid.hyphenated().encode_lower(rest);
+    // Prefix and digits are ASCII.
+    std::str::from_utf8(buffer).unwrap_or_default()
+}
+
+/// What an attempt is called: its payment's id, and the key that it carries to the gateway. The same for
+/// the same arguments, always.
+#[must_use]
+pub fn names(
+    store: StoreId,
+    invoice: &InvoiceId,
+    attempt: u32,
+    money: Money,
+) -> (PaymentId, GatewayKey) {
+    let digest = identity(store, invoice, attempt, money);
+    (
+        PaymentId::of(&digest, store, invoice),
+        GatewayKey::of(&digest),
+    )
+}
+
 /// A payment's id: `pay_` and a UUIDv7.
 ///
 /// It travels to the gateway in the request body, and invariant 6 wants that body unchanged even
@@ -126,16 +155,13 @@ fn identity(store: StoreId, invoice: &InvoiceId, attempt: u32, money: Money) -> 
 pub struct PaymentId(Uuid);
 
 impl PaymentId {
-    /// The id of this attempt; the same for the same arguments, always.
-    #[must_use]
-    pub fn derive(store: StoreId, invoice: &InvoiceId, attempt: u32, money: Money) -> Self {
+    fn of(digest: &[u8; 32], store: StoreId, invoice: &InvoiceId) -> Self {
         let born = invoice
             .as_str()
             .strip_prefix("inv_")
             .and_then(|id| Uuid::try_parse(id).ok())
             .filter(|id| id.get_version_num() == 7)
             .unwrap_or(store.0);
-        let digest = identity(store, invoice, attempt, money);
         let mut bytes = [0; 16];
         bytes[..6].copy_from_slice(&born.as_bytes()[..6]);
         // The key shows the digest's first 20 bytes; these are others, so neither tells the other.
@@ -175,7 +201,7 @@ impl PaymentId {
 
 impl fmt::Display for PaymentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "pay_{}", self.0.hyphenated())
+        f.write_str(named("pay_", self.0, &mut [0; NAMED_LEN]))
     }
 }
 
@@ -187,21 +213,20 @@ impl fmt::Display for PaymentId {
 pub struct GatewayKey(String);
 
 impl GatewayKey {
-    /// The key of this attempt: `payd_` and 40 hexadecimal digits, 160 bits.
-    #[must_use]
-    pub fn derive(store: StoreId, invoice: &InvoiceId, attempt: u32, money: Money) -> Self {
+    /// `payd_` and 40 hexadecimal digits, 160 bits.
+    fn of(digest: &[u8; 32]) -> Self {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut key = String::with_capacity(45);
         key.push_str("payd_");
-        for byte in &identity(store, invoice, attempt, money)[..20] {
-            for nibble in [byte >> 4, byte & 15] {
-                key.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-            }
+        for byte in &digest[..20] {
+            key.push(char::from(HEX[usize::from(byte >> 4)]));
+            key.push(char::from(HEX[usize::from(byte & 15)]));
         }
         Self(key)
     }
 
     /// A key that the store or the log kept. It stays what it was when the payment was requested,
-    /// whatever [`Self::derive`] would say today.
+    /// whatever [`names`] would say today.
     #[must_use]
     pub const fn from_stored(key: String) -> Self {
         Self(key)
@@ -256,28 +281,33 @@ mod tests {
             amount: Amount::new(amount).unwrap(),
             currency: Currency::parse(currency).unwrap(),
         };
+        let key_of = |store, invoice: &_, attempt, money| names(store, invoice, attempt, money).1;
+        let id_of = |store, invoice: &_, attempt, money| names(store, invoice, attempt, money).0;
         let usd = money(100, "USD");
-        let key = GatewayKey::derive(store, &invoice, 1, usd);
-        assert_eq!(key, GatewayKey::derive(store, &invoice, 1, usd));
+        let key = key_of(store, &invoice, 1, usd);
+        assert_eq!(key, key_of(store, &invoice, 1, usd));
         assert_eq!(
             key.as_str(),
             "payd_46aedcaacc0cdf4e3ad0a000a42a3e3ec0679936",
             "a key must never change between versions"
         );
         let others = [
-            GatewayKey::derive(StoreId::from_uuid(Uuid::from_u128(8)), &invoice, 1, usd),
-            GatewayKey::derive(store, &InvoiceId::parse("inv-11").unwrap(), 1, usd),
-            GatewayKey::derive(store, &invoice, 2, usd),
-            GatewayKey::derive(store, &invoice, 1, money(101, "USD")),
-            GatewayKey::derive(store, &invoice, 1, money(100, "EUR")),
+            key_of(StoreId::from_uuid(Uuid::from_u128(8)), &invoice, 1, usd),
+            key_of(store, &InvoiceId::parse("inv-11").unwrap(), 1, usd),
+            key_of(store, &invoice, 2, usd),
+            key_of(store, &invoice, 1, money(101, "USD")),
+            key_of(store, &invoice, 1, money(100, "EUR")),
         ];
         for other in &others {
             assert_ne!(&key, other);
         }
-        let id = PaymentId::derive(store, &invoice, 1, usd);
-        assert_eq!(id, PaymentId::derive(store, &invoice, 1, usd));
-        assert_ne!(id, PaymentId::derive(store, &invoice, 2, usd));
+        let id = id_of(store, &invoice, 1, usd);
+        assert_eq!(id, id_of(store, &invoice, 1, usd));
+        assert_ne!(id, id_of(store, &invoice, 2, usd));
         assert_eq!(PaymentId::parse(&id.to_string()), Ok(id));
+        assert_eq!(id.to_string(), format!("pay_{}", id.0));
+        let made = InvoiceId::from_uuid(id.0);
+        assert_eq!(made.as_str(), format!("inv_{}", id.0));
         assert_eq!(id.0.get_version_num(), 7);
     }
 }

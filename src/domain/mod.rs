@@ -27,7 +27,7 @@ pub use command::{Command, Finding, Outcome, Refusal, ResolveAs};
 pub use decide::{Context, Decision, Work, create, decide};
 pub use event::{Cause, Event, EventType};
 pub use failure::{Failure, FailureKind};
-pub use id::{GatewayKey, IdError, InvoiceId, PaymentId, StoreId};
+pub use id::{GatewayKey, IdError, InvoiceId, PaymentId, StoreId, names};
 pub use invoice::{Invoice, InvoiceInput, InvoiceRefusal, InvoiceStatus, NewInvoice};
 pub use money::{Amount, AmountError, Currency, Money, UnknownCurrency};
 pub use payment::{Payment, PaymentInput, PaymentRefusal, PaymentState, Working};

@@ -75,14 +75,81 @@ fn rfc_3339(text: &str) -> Option<String> {
     fits.then(|| format!("{time}.{}{offset}", &decimals[..decimals.len().min(3)]))
 }
 
+impl Timestamp {
+    /// The text of [`fmt::Display`]. By hand: a payment is written down with some dozen of these.
+    fn text(self) -> [u8; 24] {
+        let (days, millis) = (self.0.div_euclid(DAY), self.0.rem_euclid(DAY));
+        // Neither number is as large as 32 bits allow, nor negative: `from_millis` sees to that.
+        let [days, millis] = [days + DAYS_BEFORE, millis].map(|it| u32::try_from(it).unwrap_or(0));
+        let (year, month, day) = date(days);
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        for (at, number) in [
+            (0, year / 100),
+            (2, year),
+            (5, month),
+            (8, day),
+            (11, millis / 3_600_000),
+            (14, millis / 60_000 % 60),
+            (17, millis / 1000 % 60),
+            (20, millis / 10 % 100),
+            (21, millis),
+        ] {
+            let pair = PAIRS[(number % 100) as usize];
+            text[at..at + 2].copy_from_slice(&pair);
+        }
+        text
+    }
+}
+
+/// A day, in milliseconds.
+const DAY: i64 = 86_400_000;
+
+/// Four hundred years, in days: then the calendar repeats itself.
+const ERA: u32 = 146_097;
+
+/// From the first of March, 400 years before year 0, to the Unix epoch, in days.
+const DAYS_BEFORE: i64 = 719_468 + ERA as i64;
+
+/// Year, month and day, from days since the first of March, 400 years before year 0.
+///
+/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
+const fn date(days: u32) -> (u32, u32, u32) {
+    // Years are taken to begin with March, so that the leap day is the last of one.
+    let (era, day_of_era) = (days / ERA, days % ERA);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, next_year) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    (era * 400 + year_of_era + next_year - 400, month, day)
+}
+
+/// The numbers of two digits.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [*b"00"; 100];
+    let mut n = 1;
+    while n < 100 {
+        let [tens, ones] = pairs[n - 1];
+        pairs[n] = if ones == b'9' {
+            [tens + 1, b'0']
+        } else {
+            [tens, ones + 1]
+        };
+        n += 1;
+    }
+    pairs
+};
+
 impl fmt::Display for Timestamp {
     /// RFC 3339, UTC, always with three decimals, so that texts sort as times do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_millisecond(self.0) {
-            Ok(time) => write!(f, "{time:.3}"),
-            // `from_millis` keeps it within jiff's years.
-            Err(_) => Err(fmt::Error),
-        }
+        let text = self.text();
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -142,8 +209,41 @@ mod tests {
         }
     }
 
+    /// What a time is in text, by a library.
+    fn by_jiff(time: Timestamp) -> String {
+        let time = jiff::Timestamp::from_millisecond(time.as_millis()).unwrap();
+        format!("{time:.3}")
+    }
+
+    #[test]
+    fn every_time_is_printed_as_a_library_does() {
+        let (first, last) = (
+            Timestamp::from_millis(i64::MIN),
+            Timestamp::from_millis(i64::MAX),
+        );
+        // Some fifty days and an odd time at a step, and the days around each end of a month that may
+        // have a leap day.
+        let steps = (first.as_millis()..=last.as_millis()).step_by(4_321_987_653);
+        let edges = (0..10_000_i64).flat_map(|year| {
+            let march = jiff::civil::date(i16::try_from(year).unwrap(), 3, 1);
+            let march = march.to_zoned(jiff::tz::TimeZone::UTC).unwrap();
+            let march = march.timestamp().as_millisecond();
+            (-2..=1).flat_map(move |day| [-1, 0, 1].map(|by| march + day * DAY + by))
+        });
+        let mut seen = 0;
+        for millis in steps.chain(edges).chain(-2000..2000) {
+            let time = Timestamp::from_millis(millis);
+            assert_eq!(time.to_string(), by_jiff(time), "{millis}");
+            seen += 1;
+        }
+        assert!(seen > 190_000, "{seen}");
+    }
+
     #[test]
     fn the_ends_of_time_can_be_printed() {
+        for time in [i64::MIN, i64::MAX].map(Timestamp::from_millis) {
+            assert_eq!(time.to_string(), by_jiff(time));
+        }
         assert_eq!(
             Timestamp::from_millis(i64::MAX).to_string(),
             "9999-12-30T22:00:00.000Z"

@@ -6,11 +6,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::http::header::{AUTHORIZATION, CONNECTION, HeaderValue, WWW_AUTHENTICATE};
 
-use super::context::{Identity, Peer, Shared};
+use super::call::Call;
+use super::context::{Peer, Shared, tell};
 use super::problem::Reject;
 use crate::api::{Code, Scope};
 use crate::application::{Token, Tokens, Unproven};
@@ -106,17 +106,13 @@ pub(super) enum Turned {
 }
 
 /// Lets a request in to a route that asks for `scope`, or not.
-pub(super) fn admit(shared: &Shared, scope: Scope, request: &Request) -> Result<(), Turned> {
-    // Whose identity got lost on the way has shown nothing.
-    let Some(identity) = request.extensions().get::<Identity>() else {
-        return Err(Turned::Unproven(Unproven::Missing, None));
-    };
-    let token = match &identity.proof {
+pub(super) fn admit(call: &Call, scope: Scope) -> Result<(), Turned> {
+    let token = match &call.proof {
         Proof::Socket | Proof::NotAsked => return Ok(()),
         Proof::Token(token) => token,
-        Proof::Nothing(why) => return Err(Turned::Unproven(*why, identity.remote)),
+        Proof::Nothing(why) => return Err(Turned::Unproven(*why, call.remote)),
     };
-    if let Some(rates) = &shared.rates {
+    if let Some(rates) = &call.shared.rates {
         rates.take(&token.id).map_err(|wait| {
             let detail = "This token has made as many requests as server.rate allows. Send it again \
                           after Retry-After.";
@@ -149,11 +145,13 @@ impl Turned {
 
 async fn unproven(shared: &Shared, why: Unproven, remote: Option<IpAddr>) -> Reject {
     if shared.failures_complaint.is_due(shared.app.now()) {
-        tracing::warn!(
-            peer = remote.map(tracing::field::display),
-            ?why,
-            "a request without a valid token was turned away"
-        );
+        tell(|| {
+            tracing::warn!(
+                peer = remote.map(tracing::field::display),
+                ?why,
+                "a request without a valid token was turned away"
+            );
+        });
     }
     let slowed = match remote {
         Some(remote) => shared.failures.slow(remote).await,

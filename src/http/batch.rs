@@ -3,7 +3,6 @@
 
 use axum::body::Bytes;
 use axum::response::Response;
-use serde::Serialize;
 
 use super::call::{BODY_MAX, Call};
 use super::headers::Media;
@@ -11,8 +10,7 @@ use super::idempotency::{self, refused, submit};
 use super::invoices::new_id;
 use super::parse;
 use super::problem::{Reject, both};
-use super::reply::to_json;
-use crate::api::{Code, Invoice, Problem};
+use crate::api::{Code, Invoice};
 use crate::application::request::{Action, Answer, InvoiceView, Reply};
 use crate::domain::{NewInvoice, Refusal};
 
@@ -22,20 +20,6 @@ const LINES_MAX: usize = 1000;
 
 /// What an invoice has, in bytes, beyond what its line says; and what a problem has.
 const ANSWER_ADDS: usize = 512;
-
-/// One line of the answer.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Line<'a> {
-    Invoice {
-        status: u16,
-        invoice: &'a Invoice<'a>,
-    },
-    Problem {
-        status: u16,
-        problem: &'a Problem<'static>,
-    },
-}
 
 /// What a line of the request came to before anything was submitted.
 enum Planned {
@@ -125,12 +109,18 @@ fn sized(line: &[u8]) -> Result<&[u8], Reject> {
     ))
 }
 
+/// Writes a line of the answer. What it has is JSON already.
+fn tell(body: &mut Vec<u8>, status: u16, name: &str, json: &[u8]) {
+    body.extend_from_slice(format!("{{\"status\":{status},\"{name}\":").as_bytes());
+    body.extend_from_slice(json);
+    body.extend_from_slice(b"}");
+}
+
 fn bad(reject: &Reject) -> Vec<u8> {
-    let problem = reject.problem();
-    to_json(&Line::Problem {
-        status: problem.status,
-        problem,
-    })
+    let mut line = Vec::new();
+    let status = reject.problem().status;
+    tell(&mut line, status, "problem", &reject.to_json());
+    line
 }
 
 fn answer(planned: &[Planned], created: &[Result<(InvoiceView, bool), Refusal>]) -> Answer {
@@ -140,10 +130,11 @@ fn answer(planned: &[Planned], created: &[Result<(InvoiceView, bool), Refusal>])
         match line {
             Planned::Bad(bytes) => body.extend_from_slice(bytes),
             Planned::Submitted => match created.next() {
-                Some(Ok((view, fresh))) => body.extend_from_slice(&to_json(&Line::Invoice {
-                    status: if *fresh { 201 } else { 200 },
-                    invoice: &Invoice::of(&view.invoice, view.next_attempt_at),
-                })),
+                Some(Ok((view, fresh))) => {
+                    let json = Invoice::json(&view.invoice, view.next_attempt_at);
+                    let status = if *fresh { 201 } else { 200 };
+                    tell(&mut body, status, "invoice", json.as_bytes());
+                }
                 Some(Err(refusal)) => body.extend_from_slice(&bad(&Reject::refused(*refusal))),
                 None => body.extend_from_slice(&bad(&Reject::internal("a line has no answer"))),
             },

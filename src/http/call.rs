@@ -1,18 +1,18 @@
 //! A request as handlers see it: who calls, what was said, and the body, read within its limits.
 
-use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Request};
 use axum::http::header::EXPECT;
 use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
 use super::auth::Proof;
-use super::context::{Identity, Shared};
+use super::context::Shared;
 use super::headers::{self, BodyType, Media};
+use super::prefer;
 use super::problem::Reject;
 use super::query::Query;
 use super::room::{Share, Side};
@@ -51,9 +51,13 @@ pub(super) struct Call {
     /// Who asks.
     pub(super) caller: Caller,
     /// What shows who asks.
-    proof: Option<Proof>,
+    pub(super) proof: Proof,
+    /// Where it came from, over TCP.
+    pub(super) remote: Option<IpAddr>,
     /// What was said, but for the body.
     pub(super) parts: Parts,
+    /// For how many seconds they would have the answer held.
+    pub(super) wait: Option<u64>,
     // Held until the request is done with its body.
     room: Option<Share>,
     // A body is not Sync, and handlers lend the call out while they wait; it is never locked.
@@ -68,26 +72,26 @@ pub(super) struct Read {
     pub(super) media: Media,
 }
 
-impl FromRequest<Arc<Shared>> for Call {
-    type Rejection = Infallible;
-
-    async fn from_request(request: Request, shared: &Arc<Shared>) -> Result<Self, Infallible> {
-        let (parts, body) = request.into_parts();
-        let identity = parts.extensions.get::<Identity>();
-        let proof = identity.map(|it| it.proof.clone());
-        let caller = identity.map_or_else(Identity::nobody, |it| it.caller.clone());
-        Ok(Self {
-            shared: Arc::clone(shared),
+impl Call {
+    /// A request whose body has not been read.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        (caller, proof, remote): (Caller, Proof, Option<IpAddr>),
+        parts: Parts,
+        body: Body,
+    ) -> Self {
+        Self {
+            shared,
             caller,
             proof,
+            remote,
+            wait: prefer::wait(&parts.headers),
             parts,
             room: None,
             body: Mutex::new(body),
-        })
+        }
     }
-}
 
-impl Call {
     /// The application.
     pub(super) fn app(&self) -> &Arc<App> {
         &self.shared.app
@@ -112,21 +116,20 @@ impl Call {
 
     /// Whether it came over the Unix socket.
     pub(super) const fn over_unix(&self) -> bool {
-        matches!(self.proof, Some(Proof::Socket))
+        matches!(self.proof, Proof::Socket)
     }
 
     /// Whether who asked may still do so, for answers that take long.
     pub(super) fn is_still_allowed(&self) -> bool {
         let (tokens, wall) = (self.app().engine().tokens(), self.app().wall());
-        let proof = self.proof.as_ref();
-        proof.is_some_and(|proof| proof.holds(tokens, wall))
+        self.proof.holds(tokens, wall)
     }
 
     /// Comes back when who asked may do so no more: at once when their token is revoked, and when it
     /// expires.
     pub(super) async fn no_longer_allowed(&self) {
         let mut replaced = self.app().engine().tokens().replaced();
-        let expires_at = self.proof.as_ref().and_then(Proof::expires_at);
+        let expires_at = self.proof.expires_at();
         while self.is_still_allowed() {
             // It is looked at again in any case: the wall clock jumps.
             let left = expires_at.map_or(LOOK_AGAIN, |at| at.since(self.app().wall()));
@@ -243,6 +246,9 @@ async fn collect(body: Body, limit: usize, drains: bool) -> Result<Bytes, Reject
             drain(body).await;
         }
         return Err(too_large());
+    }
+    if http_body::Body::is_end_stream(&body) {
+        return Ok(Bytes::new());
     }
     // Chunked bodies do not say how long they are: those are counted as they come.
     let mut body = body;

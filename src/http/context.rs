@@ -9,25 +9,24 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
 use axum::http::header::{HOST, HeaderValue, ORIGIN};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use axum::response::{IntoResponse, Response};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 use tracing::Instrument;
+use uuid::fmt::Hyphenated;
 
 use super::auth::Proof;
+use super::call::Call;
 use super::headers;
 use super::pace::{Failures, Rates};
-use super::prefer;
 use super::problem::{Cause, PROBLEM_JSON, Reject};
 use super::room::Side;
-use super::routes::Template;
+use super::routes::{self, Found, Lines};
 use super::tail::Tail;
 use crate::api::Code;
 use crate::application::request::Caller;
@@ -209,31 +208,52 @@ impl Peer {
     }
 }
 
-/// Who asks, as the request's extension.
-#[derive(Debug, Clone)]
-pub(super) struct Identity {
-    /// Goes into events and logs.
-    pub(super) caller: Caller,
-    /// What shows that it is they.
-    pub(super) proof: Proof,
-    /// Where it came from, over TCP.
-    pub(super) remote: Option<IpAddr>,
+tokio::task_local! {
+    /// The request that is being answered, where it has no span.
+    static ABOUT: About;
 }
 
-impl Identity {
-    /// A request whose caller got lost may do nothing that needs one.
-    pub(super) fn nobody() -> Caller {
-        Caller {
-            actor: "nobody".into(),
-            traceparent: None,
-        }
+/// Writes lines about the request that is being answered.
+///
+/// A span costs as much as a line, and most requests leave none: where a route writes no lines, there is a
+/// span only around those that are written about it.
+pub(super) fn tell(lines: impl FnOnce()) {
+    let span = ABOUT.try_with(About::span).ok();
+    let _in_span = span.as_ref().map(tracing::Span::enter);
+    lines();
+}
+
+/// From here on the line about a panic says in which request it was, where that has no span either.
+pub fn tell_of_panics() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| tell(|| hook(panic))));
+}
+
+/// What a log line about a request says of it.
+struct About {
+    id: Option<HeaderValue>,
+    method: Method,
+    uri: Uri,
+    caller: Caller,
+}
+
+impl About {
+    fn span(&self) -> tracing::Span {
+        let id = self.id.as_ref().and_then(|id| id.to_str().ok());
+        tracing::info_span!(
+            "request",
+            request_id = %id.unwrap_or_default(),
+            method = %self.method,
+            path = %self.uri.path(),
+            actor = %self.caller.actor,
+            traceparent = self.caller.traceparent.as_deref(),
+        )
     }
 }
 
 /// Answers a request. Whatever happens inside, there is an answer, and it has its request's id.
 pub(super) async fn answer<B>(
-    shared: &Shared,
-    router: Router,
+    shared: &Arc<Shared>,
     peer: &Peer,
     request: axum::http::Request<B>,
 ) -> Response
@@ -242,74 +262,103 @@ where
     B::Error: Into<axum::BoxError>,
 {
     let started = Instant::now();
-    let method = method_label(request.method());
-    let mut request = request.map(Body::new);
-    let id = match headers::request_id(request.headers()) {
-        Some(id) => id.to_owned(),
-        None => shared.app.new_uuid().hyphenated().to_string(),
-    };
-    let mut trace = begin_trace(&shared.app, &request);
+    let (parts, body) = request.into_parts();
+    let label = method_label(&parts.method);
+    let id = request_id(shared, &parts.headers);
+    let mut trace = begin_trace(&shared.app, &parts);
     let known = (shared.app.engine().tokens(), shared.app.wall());
-    let proof = Proof::of(peer, request.headers(), shared.asks_token, known);
+    let proof = Proof::of(peer, &parts.headers, shared.asks_token, known);
     let caller = Caller {
         actor: proof.actor(peer),
         traceparent: match &trace {
             Some(trace) => Some(trace.traceparent()),
-            None => headers::traceparent(request.headers()),
+            None => headers::traceparent(&parts.headers),
         },
     };
-    let span = tracing::info_span!(
-        "request",
-        request_id = %id,
-        method = %request.method(),
-        path = %request.uri().path(),
-        actor = %caller.actor,
-        traceparent = caller.traceparent.as_deref(),
-    );
-    request.extensions_mut().insert(Identity {
-        caller,
-        proof,
-        remote: match peer {
-            Peer::Tcp { remote, .. } => Some(*remote),
-            Peer::Unix { .. } => None,
-        },
-    });
-    let limit = REQUEST_MAX + Duration::from_secs(prefer::wait(request.headers()).unwrap_or(0));
-    let guarded = async {
-        if let Err(reject) = guard(&request, peer) {
-            return reject.into_response();
-        }
-        let method = request.method().clone();
-        let answer = caught(router.oneshot(request));
-        let response = within(limit, &method, answer).await;
-        shared.side(peer).fit(response, &method)
+    let about = About {
+        id: id.clone(),
+        method: parts.method.clone(),
+        uri: parts.uri.clone(),
+        caller: caller.clone(),
     };
-    let mut response = guarded.instrument(span.clone()).await;
-    if response.status().is_server_error() {
-        let _in_span = span.enter();
-        let cause = response.extensions().get::<Cause>();
-        let cause = cause.map_or("", |cause| cause.0.as_str());
-        let status = response.status().as_u16();
-        if status == Code::Internal.status() {
-            tracing::error!(status, cause, "a request failed");
-        } else if shared.complaint.is_due(shared.app.now()) {
-            tracing::warn!(status, cause, "a request was turned away");
+    let found = routes::find(&parts.method, parts.uri.path());
+    let answered = async {
+        let answer = guarded(shared, peer, found, (caller, proof), parts, Body::new(body)).await;
+        // Nothing of a route is in what was said in its place.
+        let (response, route) = match answer {
+            Ok(response) => (response, found.path()),
+            Err(reject) => (reject.into_response(), None),
+        };
+        if response.status().is_server_error() {
+            tell(|| tell_failure(shared, &response));
         }
-    }
-    let template = response.extensions().get::<Template>();
+        (response, route)
+    };
+    let (mut response, route) = match found.lines() {
+        Lines::Some => answered.instrument(about.span()).await,
+        Lines::None => ABOUT.scope(about, answered).await,
+    };
     if let Some(trace) = &mut trace {
-        end_trace(trace.as_mut(), method, template.copied(), response.status());
+        end_trace(trace.as_mut(), label, route, response.status());
     }
     shared.app.metrics().request_answered(Answered {
-        method,
-        route: template.map_or("none", |template| template.0),
+        method: label,
+        route: route.unwrap_or("none"),
         status: response.status().as_str(),
         took: started.elapsed(),
     });
-    if let Ok(id) = HeaderValue::from_str(&id) {
+    if let Some(id) = id {
         response.headers_mut().insert(headers::X_REQUEST_ID, id);
     }
     response
+}
+
+/// The client's own id of a request, or a new one.
+fn request_id(shared: &Shared, headers: &HeaderMap) -> Option<HeaderValue> {
+    let made;
+    let mut buffer = [0; Hyphenated::LENGTH];
+    let id = match headers::request_id(headers) {
+        Some(id) => id,
+        None => {
+            made = shared.app.new_uuid().hyphenated();
+            made.encode_lower(&mut buffer)
+        }
+    };
+    // Neither has a character that a header cannot have.
+    HeaderValue::from_str(id).ok()
+}
+
+/// The answer of the route; or what is said in its place.
+async fn guarded(
+    shared: &Arc<Shared>,
+    peer: &Peer,
+    found: Found,
+    (caller, proof): (Caller, Proof),
+    parts: Parts,
+    body: Body,
+) -> Result<Response, Reject> {
+    guard(&parts, peer)?;
+    let remote = match peer {
+        Peer::Tcp { remote, .. } => Some(*remote),
+        Peer::Unix { .. } => None,
+    };
+    let method = parts.method.clone();
+    let call = Call::new(Arc::clone(shared), (caller, proof, remote), parts, body);
+    let limit = REQUEST_MAX + Duration::from_secs(call.wait.unwrap_or(0));
+    let response = within(limit, &method, caught(found.answer(call))).await??;
+    shared.side(peer).fit(response, &method)
+}
+
+/// The one line of a request that failed or was turned away.
+fn tell_failure(shared: &Shared, response: &Response) {
+    let cause = response.extensions().get::<Cause>();
+    let cause = cause.map_or("", |cause| cause.0.as_str());
+    let status = response.status().as_u16();
+    if status == Code::Internal.status() {
+        tracing::error!(status, cause, "a request failed");
+    } else if shared.complaint.is_due(shared.app.now()) {
+        tracing::warn!(status, cause, "a request was turned away");
+    }
 }
 
 /// What is said to a request whose head could not be read, so that there is none to answer: the whole
@@ -348,15 +397,15 @@ pub(super) fn refuse_unread(shared: &Shared, status: StatusCode) -> Option<Vec<u
 const UNTRACED: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 /// The request's span, where payd is traced. What the request causes has it as its parent.
-fn begin_trace(app: &App, request: &Request) -> Option<Box<dyn Span>> {
+fn begin_trace(app: &App, parts: &Parts) -> Option<Box<dyn Span>> {
     let tracer = app.tracer()?;
-    if UNTRACED.contains(&request.uri().path()) {
+    if UNTRACED.contains(&parts.uri.path()) {
         return None;
     }
     Some(tracer.start(SpanStart {
         kind: SpanKind::Server,
         name: "request".into(),
-        parent: headers::traceparent(request.headers()).as_deref(),
+        parent: headers::traceparent(&parts.headers).as_deref(),
         at: None,
     }))
 }
@@ -366,11 +415,11 @@ fn begin_trace(app: &App, request: &Request) -> Option<Box<dyn Span>> {
 fn end_trace(
     trace: &mut dyn Span,
     method: &'static str,
-    template: Option<Template>,
+    route: Option<&'static str>,
     status: StatusCode,
 ) {
     trace.set("http.request.method", method);
-    if let Some(Template(route)) = template {
+    if let Some(route) = route {
         trace.rename(format!("{method} {route}"));
         trace.set("http.route", route);
     }
@@ -391,8 +440,8 @@ fn method_label(method: &Method) -> &'static str {
 }
 
 /// What a browser may not do, on behalf of any page: `DESIGN.md`, section 8.
-fn guard(request: &Request, peer: &Peer) -> Result<(), Reject> {
-    if request.headers().contains_key(ORIGIN) {
+fn guard(parts: &Parts, peer: &Peer) -> Result<(), Reject> {
+    if parts.headers.contains_key(ORIGIN) {
         return Err(Reject::new(
             Code::Forbidden,
             "payd does not take requests from web pages, which is what Origin stands for. Call it \
@@ -408,7 +457,7 @@ fn guard(request: &Request, peer: &Peer) -> Result<(), Reject> {
                 .as_ref()
                 .is_some_and(|names| headers::host_name(host).is_some_and(|it| names(it)))
     };
-    if hosts_are_ours(request.uri(), request.headers(), request.version(), ours) {
+    if hosts_are_ours(&parts.uri, &parts.headers, parts.version, ours) {
         return Ok(());
     }
     Err(Reject::new(
@@ -445,44 +494,94 @@ fn hosts_are_ours(
 }
 
 /// The answer, where it begins in time.
-async fn within(
+async fn within<T>(
     limit: Duration,
     method: &Method,
-    answer: impl Future<Output = Response>,
-) -> Response {
-    match tokio::time::timeout(limit, answer).await {
-        Ok(response) => response,
-        Err(_) => Reject::too_slow(limit, method).into_response(),
-    }
+    answer: impl Future<Output = T>,
+) -> Result<T, Reject> {
+    let answer = tokio::time::timeout(limit, answer).await;
+    answer.map_err(|_| Reject::too_slow(limit, method))
 }
 
 /// Runs the handler; a panic is its failure, not the connection's.
-async fn caught(
-    handler: impl Future<Output = Result<Response, std::convert::Infallible>>,
-) -> Response {
+async fn caught<T>(handler: impl Future<Output = T>) -> Result<T, Reject> {
     let mut handler = pin!(handler);
     let outcome = std::future::poll_fn(move |context| {
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(context)));
         match polled {
             Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(Ok(response))) => Poll::Ready(Ok(response)),
+            Ok(Poll::Ready(answer)) => Poll::Ready(Ok(answer)),
             Err(panic) => Poll::Ready(Err(panic)),
         }
     })
     .await;
-    outcome.unwrap_or_else(|panic| {
+    outcome.map_err(|panic| {
         let words = panic
             .downcast_ref::<&str>()
             .copied()
             .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
             .unwrap_or("no words");
-        Reject::internal(format!("a handler panicked: {words}")).into_response()
+        Reject::internal(format!("a handler panicked: {words}"))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Told(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Told {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_says_which_request_it_is_about_with_a_span_and_without() {
+        let about = || About {
+            id: Some(HeaderValue::from_static("r-1")),
+            method: Method::POST,
+            uri: Uri::from_static("/invoices?x"),
+            caller: Caller {
+                actor: "me".into(),
+                traceparent: None,
+            },
+        };
+        let work = || async { tell(|| tracing::warn!("it failed")) };
+        let told = Told::default();
+        let writer = told.clone();
+        let lines = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .without_time()
+            .with_ansi(false)
+            .finish();
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.build().unwrap();
+        tracing::subscriber::with_default(lines, || {
+            runtime.block_on(work().instrument(about().span()));
+            runtime.block_on(ABOUT.scope(about(), work()));
+            runtime.block_on(work());
+        });
+        let told = String::from_utf8(told.0.lock().unwrap().clone()).unwrap();
+        let told: Vec<_> = told.lines().collect();
+        let [with, without, elsewhere] = told.as_slice() else {
+            panic!("{told:?}");
+        };
+        let request = "request{request_id=r-1 method=POST path=/invoices actor=me}: ";
+        assert!(
+            with.contains(request) && with.contains("it failed"),
+            "{with}"
+        );
+        assert_eq!(with, without);
+        assert!(!elsewhere.contains("request"), "{elsewhere}");
+    }
 
     #[test]
     fn every_host_that_a_request_names_must_be_ours() {
@@ -523,7 +622,8 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_does_not_come_is_given_up() {
         let limit = Duration::from_millis(5);
-        let response = within(limit, &Method::POST, std::future::pending()).await;
+        let answer = within(limit, &Method::POST, std::future::pending::<()>());
+        let response = answer.await.unwrap_err().into_response();
         assert_eq!(response.status(), 503);
         assert!(response.headers().contains_key("retry-after"));
     }
@@ -550,7 +650,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_answer() {
-        let response = caught(async { panic!("oh {}", "no") }).await;
+        let answer = caught::<()>(async { panic!("oh {}", "no") });
+        let response = answer.await.unwrap_err().into_response();
         assert_eq!(response.status(), 500);
         let cause = response.extensions().get::<Cause>().unwrap();
         assert_eq!(cause.0, "a handler panicked: oh no");

@@ -169,10 +169,12 @@ pub(super) fn host_name(host: &str) -> Option<&str> {
     (!name.is_empty()).then_some(name)
 }
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 /// A `traceparent`, where it is one (W3C Trace Context, section 3.2; version 00). What is none is
 /// passed over, as the standard asks.
 pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let mut values = headers.get_all("traceparent").iter();
+    let mut values = headers.get_all(TRACEPARENT).iter();
     let value = values.next()?.to_str().ok()?;
     if values.next().is_some() {
         return None;

@@ -15,7 +15,7 @@ use super::reply::json_bytes;
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// `GET /healthz`: the process answers.
-pub(super) async fn healthz() -> Response {
+pub(super) async fn healthz(_: Call) -> Response {
     json_bytes(br#"{"status":"ok"}"#.to_vec())
 }
 
@@ -43,6 +43,6 @@ pub(super) async fn metrics(call: Call) -> Response {
 }
 
 /// `GET /openapi.json`.
-pub(super) async fn openapi() -> Response {
+pub(super) async fn openapi(_: Call) -> Response {
     json_bytes(OPENAPI.as_bytes())
 }

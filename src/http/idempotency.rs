@@ -17,7 +17,10 @@ use crate::application::request::{Action, Answer, Idempotency, Outcome, Reply};
 use crate::domain::Refusal;
 
 /// The request's header.
-const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The same, as it is written to people.
+const SHOWN: &str = "Idempotency-Key";
 
 /// Marks an answer that was given before.
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -40,7 +43,7 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Reject> {
         return Ok(None);
     };
     if values.next().is_some() {
-        return Err(Reject::field(IDEMPOTENCY_KEY, "is given twice"));
+        return Err(Reject::field(SHOWN, "is given twice"));
     }
     let bytes = value.as_bytes();
     let fits =
@@ -48,7 +51,7 @@ pub(super) fn key(headers: &HeaderMap) -> Result<Option<String>, Reject> {
     match std::str::from_utf8(bytes) {
         Ok(key) if fits => Ok(Some(key.to_owned())),
         _ => Err(Reject::field(
-            IDEMPOTENCY_KEY,
+            SHOWN,
             "must be 1 to 255 printable ASCII characters",
         )),
     }
@@ -119,10 +122,15 @@ pub(super) fn written(
     location: Option<String>,
     body: &impl serde::Serialize,
 ) -> Answer {
+    told(status, location, to_json(body))
+}
+
+/// An answer of this status, with what is JSON already.
+pub(super) fn told(status: u16, location: Option<String>, json: impl Into<Vec<u8>>) -> Answer {
     Answer {
         status,
         location,
-        body: to_json(body),
+        body: json.into(),
     }
 }
 

@@ -7,12 +7,12 @@ use axum::response::Response;
 use super::batch;
 use super::call::Call;
 use super::headers::{Media, accepted};
-use super::idempotency::{self, refused, submit, written};
+use super::idempotency::{self, refused, submit, told};
 use super::lists::{self, Piece, Source, Writer};
 use super::parse;
 use super::problem::{Reject, both};
 use super::query::{self, PAGE_DEFAULT, PAGE_MAX, Query};
-use super::reply::{json, to_json};
+use super::reply::json_bytes;
 use crate::api::{Code, Invoice};
 use crate::application::ports::{InvoiceQuery, InvoiceRecord};
 use crate::application::request::{Action, Answer, InvoiceView, Reply};
@@ -52,11 +52,12 @@ pub(super) async fn create(mut call: Call) -> Result<Response, Reject> {
 }
 
 fn created_one(view: &InvoiceView, fresh: bool) -> Answer {
-    let invoice = Invoice::of(&view.invoice, view.next_attempt_at);
+    let json = Invoice::json(&view.invoice, view.next_attempt_at);
     if fresh {
-        written(201, Some(format!("/invoices/{}", invoice.id)), &invoice)
+        let id = view.invoice.content.id.as_str();
+        told(201, Some(["/invoices/", id].concat()), json)
     } else {
-        written(200, None, &invoice)
+        told(200, None, json)
     }
 }
 
@@ -72,11 +73,11 @@ pub(super) async fn show(call: Call) -> Result<Response, Reject> {
     call.no_query()?;
     let record = call.read(move |reader| reader.invoice(&id)).await?;
     let record = record.ok_or_else(Reject::no_invoice)?;
-    Ok(json(&view(&record)))
+    Ok(json_bytes(view(&record)))
 }
 
-fn view(record: &InvoiceRecord) -> Invoice<'_> {
-    Invoice::of(&record.invoice, record.next_attempt_at)
+fn view(record: &InvoiceRecord) -> String {
+    Invoice::json(&record.invoice, record.next_attempt_at)
 }
 
 /// `GET /invoices`.
@@ -121,7 +122,7 @@ impl Source for Listed {
                 if is_more {
                     return ControlFlow::Break(());
                 }
-                it.writer.item(&to_json(&view(&record)));
+                it.writer.item(view(&record).as_bytes());
                 it.left -= 1;
                 it.query.after = Some(record.cursor);
                 is_last = it.left == 0 || it.writer.len() < bytes;
@@ -217,9 +218,9 @@ pub(super) async fn cancel(mut call: Call) -> Result<Response, Reject> {
 }
 
 fn canceled(view: &InvoiceView) -> Answer {
-    let invoice = Invoice::of(&view.invoice, view.next_attempt_at);
+    let json = Invoice::json(&view.invoice, view.next_attempt_at);
     let done = view.invoice.status == InvoiceStatus::Canceled;
-    written(if done { 200 } else { 202 }, None, &invoice)
+    told(if done { 200 } else { 202 }, None, json)
 }
 
 #[cfg(test)]

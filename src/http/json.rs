@@ -4,6 +4,7 @@
 //! It never says that JSON is not JSON: what the grammar of RFC 8259 allows is a question of
 //! fields.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -16,7 +17,11 @@ use crate::api::{Code, FieldError};
 use crate::domain::Amount;
 
 /// The members of an object in the order written, twins included; values as they were written.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+struct Members<'a>(Vec<(Name<'a>, &'a RawValue)>);
+
+/// A member's name: as it stands in the text, but for escapes.
+#[derive(Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for Members<'de> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -76,7 +81,7 @@ impl Text {
 
 /// An object being read. Every reader takes one field, and notes what is wrong with it.
 pub(super) struct Object<'a> {
-    members: Vec<(String, &'a RawValue)>,
+    members: Vec<(Cow<'a, str>, &'a RawValue)>,
     errors: Vec<FieldError<'static>>,
 }
 
@@ -85,21 +90,16 @@ impl<'a> Object<'a> {
     pub(super) fn read(body: &'a [u8], known: &[&str]) -> Result<Self, Reject> {
         let text = std::str::from_utf8(body)
             .map_err(|_| Reject::new(Code::MalformedRequest, "The body must be JSON in UTF-8."))?;
-        let value: &RawValue = serde_json::from_str(text).map_err(|error| malformed(&error))?;
-        if !value.get().starts_with('{') {
-            return Err(Reject::field(
-                "",
-                format!("the body must be a JSON object, not {}", kind(value.get())),
-            ));
-        }
-        let Members(members) =
-            serde_json::from_str(value.get()).map_err(|error| malformed(&error))?;
+        let members = match serde_json::from_str(text) {
+            Ok(Members(members)) => members,
+            Err(_) => members_or_why(text)?,
+        };
         let mut object = Self {
             members: Vec::with_capacity(known.len()),
             errors: Vec::new(),
         };
-        for (name, value) in members {
-            if !known.contains(&name.as_str()) {
+        for (Name(name), value) in members {
+            if !known.contains(&name.as_ref()) {
                 let message = format!("unknown field; known are {}", known.join(", "));
                 object.error(name, message);
             } else if object.members.iter().any(|(other, _)| *other == name) {
@@ -139,7 +139,7 @@ impl<'a> Object<'a> {
     pub(super) fn text(&mut self, name: &str, rule: Text) -> Option<String> {
         let value = self.get(name)?;
         match string(value).and_then(|text| rule.check(&text).map(|()| text)) {
-            Ok(text) => Some(text),
+            Ok(text) => Some(text.into_owned()),
             Err(message) => {
                 self.error(name, message);
                 None
@@ -252,21 +252,18 @@ impl<'a> Object<'a> {
             self.error(name, message);
             return map;
         }
-        for (key, value) in members {
-            let field = format!("{name}.{key}");
+        for (Name(key), value) in members {
+            let field = || format!("{name}.{key}");
             if let Err(message) = key_rule.check(&key) {
-                self.error(field, format!("the key {message}"));
+                self.error(field(), format!("the key {message}"));
                 continue;
             }
             match string(value.get()).and_then(|text| value_rule.check(&text).map(|()| text)) {
-                Ok(text) if map.contains_key(&key) => {
-                    drop(text);
-                    self.error(field, "is given twice");
-                }
+                Ok(_) if map.contains_key(key.as_ref()) => self.error(field(), "is given twice"),
                 Ok(text) => {
-                    map.insert(key, text);
+                    map.insert(key.into_owned(), text.into_owned());
                 }
-                Err(message) => self.error(field, message),
+                Err(message) => self.error(field(), message),
             }
         }
         map
@@ -279,6 +276,22 @@ impl<'a> Object<'a> {
             return Err(Reject::fields(self.errors));
         }
         build().ok_or_else(|| Reject::internal("a field was lost without an error"))
+    }
+}
+
+/// The members of a body that could not be read at once. What is wrong is told of the whole first: that it
+/// is not JSON, then that it is no object.
+fn members_or_why(text: &str) -> Result<Vec<(Name<'_>, &RawValue)>, Reject> {
+    let value: &RawValue = serde_json::from_str(text).map_err(|error| malformed(&error))?;
+    if !value.get().starts_with('{') {
+        return Err(Reject::field(
+            "",
+            format!("the body must be a JSON object, not {}", kind(value.get())),
+        ));
+    }
+    match serde_json::from_str(value.get()) {
+        Ok(Members(members)) => Ok(members),
+        Err(error) => Err(malformed(&error)),
     }
 }
 
@@ -303,11 +316,17 @@ fn kind(value: &str) -> &'static str {
     }
 }
 
-fn string(value: &str) -> Result<String, String> {
-    if !value.starts_with('"') {
+/// A text, which is as it stands where it has no escapes: the body was JSON, so nothing else is in it.
+fn string(value: &str) -> Result<Cow<'_, str>, String> {
+    let Some(rest) = value.strip_prefix('"') else {
         return Err(format!("must be text, not {}", kind(value)));
+    };
+    match rest.strip_suffix('"') {
+        Some(text) if !text.contains('\\') => Ok(Cow::Borrowed(text)),
+        _ => serde_json::from_str(value)
+            .map(Cow::Owned)
+            .map_err(|_| NOT_UNICODE.to_owned()),
     }
-    serde_json::from_str(value).map_err(|_| NOT_UNICODE.to_owned())
 }
 
 fn amount(value: &str) -> Result<Amount, String> {

@@ -57,7 +57,7 @@ mod room;
 mod stream;
 mod tail;
 
-pub use context::Options;
+pub use context::{Options, tell_of_panics};
 #[cfg(feature = "tls")]
 pub use server::Tls;
 pub use server::{Listener, serve};

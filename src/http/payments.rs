@@ -4,13 +4,13 @@ use axum::response::Response;
 
 use super::call::Call;
 use super::headers::Media;
-use super::idempotency::{self, refused, submit, written};
+use super::idempotency::{self, refused, submit, told};
 use super::problem::{Reject, both};
-use super::reply::json;
-use super::{parse, prefer, wait};
+use super::reply::{json, json_bytes};
+use super::{parse, wait};
 use crate::api::{Payment, PaymentPage};
 use crate::application::request::{Action, Answer, PaymentView, Reply};
-use crate::domain::{Command, Refusal};
+use crate::domain::{Command, PaymentId, Refusal};
 
 /// `POST /invoices/{id}/pay`.
 pub(super) async fn pay(mut call: Call) -> Result<Response, Reject> {
@@ -19,7 +19,7 @@ pub(super) async fn pay(mut call: Call) -> Result<Response, Reject> {
     let said = both(call.no_query(), idempotency::key(&call.parts.headers));
     let (((), key), command) = both(said, parse::pay(&read.bytes))?;
     let action = Action::OnInvoice(id.clone(), command);
-    let wait = prefer::wait(&call.parts.headers);
+    let wait = call.wait;
     // Made before the payment is requested, so that whatever is decided after that rings it.
     let bell = wait.map(|_| call.app().bus().bell(&id));
     let given = submit(
@@ -42,17 +42,17 @@ pub(super) async fn pay(mut call: Call) -> Result<Response, Reject> {
 }
 
 fn paid(view: &PaymentView, fresh: bool) -> Answer {
-    let payment = Payment::of(&view.invoice, &view.payment);
+    let json = Payment::json(&view.invoice, &view.payment);
     if fresh {
-        written(202, Some(location(&payment)), &payment)
+        told(202, Some(location(view.payment.id)), json)
     } else {
-        written(200, None, &payment)
+        told(200, None, json)
     }
 }
 
 /// Where a payment is.
-pub(super) fn location(payment: &Payment<'_>) -> String {
-    format!("/payments/{}", payment.id)
+pub(super) fn location(payment: PaymentId) -> String {
+    format!("/payments/{payment}")
 }
 
 /// `GET /invoices/{id}/payments`.
@@ -75,7 +75,8 @@ pub(super) async fn show(call: Call) -> Result<Response, Reject> {
     call.no_query()?;
     let record = call.read(move |reader| reader.payment(id)).await?;
     let record = record.ok_or_else(Reject::no_payment)?;
-    Ok(json(&Payment::of(&record.invoice, &record.payment)))
+    let json = Payment::json(&record.invoice, &record.payment);
+    Ok(json_bytes(json))
 }
 
 /// `POST /payments/{id}/resolve`.
@@ -98,8 +99,7 @@ pub(super) async fn resolve(mut call: Call) -> Result<Response, Reject> {
         action,
         |result| match result {
             Ok(Reply::Payment { payment, .. }) => {
-                let payment = Payment::of(&payment.invoice, &payment.payment);
-                written(200, None, &payment)
+                told(200, None, Payment::json(&payment.invoice, &payment.payment))
             }
             Ok(_) => refused(Refusal::NothingToDo),
             Err(refusal) => refused(*refusal),

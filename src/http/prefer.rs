@@ -2,6 +2,9 @@
 //! over, as section 2 of the RFC asks: a preference is never a reason to refuse a request.
 
 use axum::http::HeaderMap;
+use axum::http::header::HeaderName;
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// The longest that an answer is held, in seconds (`DESIGN.md`, section 4).
 const WAIT_SECONDS_MAX: u64 = 60;
@@ -10,7 +13,7 @@ const WAIT_SECONDS_MAX: u64 = 60;
 /// counts (RFC 7240, section 2).
 pub(super) fn wait(headers: &HeaderMap) -> Option<u64> {
     headers
-        .get_all("prefer")
+        .get_all(PREFER)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| split(value, ','))

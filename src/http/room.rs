@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::Method;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -146,29 +146,27 @@ impl Side {
 
     /// The answer with room for it, where it is whole and not small and has none yet; or another one.
     /// It does not wait: while it did, it would be held without room.
-    pub(super) fn fit(&self, mut response: Response, method: &Method) -> Response {
+    pub(super) fn fit(&self, mut response: Response, method: &Method) -> Result<Response, Reject> {
         if let Some(share) = response.extensions_mut().remove::<Share>() {
-            return share.go_with(response);
+            return Ok(share.go_with(response));
         }
         let size = response.body().size_hint().exact();
         let size = size.map_or(0, |size| usize::try_from(size).unwrap_or(usize::MAX));
         if size <= SMALL {
-            return response;
+            return Ok(response);
         }
         let room = Arc::clone(&self.answers).try_acquire_many_owned(kib(size, ANSWERS_KIB_MAX));
         match room {
-            Ok(room) => Share::of(room).go_with(response),
-            Err(_) if method.is_safe() => Reject::unavailable(
+            Ok(room) => Ok(Share::of(room).go_with(response)),
+            Err(_) if method.is_safe() => Err(Reject::unavailable(
                 "payd holds as many large answers as it does at a time, and some are not read. Try again \
                  after Retry-After.",
-            )
-            .into_response(),
-            Err(_) => Reject::unavailable(
+            )),
+            Err(_) => Err(Reject::unavailable(
                 "The answer is large, and payd holds as many such as it does at a time. Whether the \
                  request took effect is not told here: send it again with the same Idempotency-Key, or \
                  look.",
-            )
-            .into_response(),
+            )),
         }
     }
 }
@@ -234,6 +232,7 @@ impl http_body::Body for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::response::IntoResponse;
     use http_body_util::BodyExt;
 
     #[tokio::test]
@@ -241,7 +240,8 @@ mod tests {
         let side = Side::tcp();
         let free = || side.answers.available_permits();
         let whole = free();
-        let response = side.fit(Response::new(Body::from(vec![0; 64 * 1024])), &Method::GET);
+        let large = Response::new(Body::from(vec![0; 64 * 1024]));
+        let response = side.fit(large, &Method::GET).unwrap();
         assert_eq!(whole - free(), 64);
         assert_eq!(response.body().size_hint().exact(), Some(64 * 1024));
         let mut body = response.into_body();
@@ -258,7 +258,7 @@ mod tests {
         let _all = side.answer(ANSWERS_KIB_MAX * 1024).await.ok().unwrap();
         let large = || Response::new(Body::from(vec![0; SMALL + 1]));
         for method in [Method::GET, Method::POST] {
-            let response = side.fit(large(), &method);
+            let response = side.fit(large(), &method).unwrap_err().into_response();
             assert_eq!(response.status(), 503);
             assert!(response.headers().contains_key("retry-after"));
             let told = response.into_body().collect().await.unwrap().to_bytes();
@@ -266,8 +266,8 @@ mod tests {
                 String::from_utf8_lossy(&told).contains("Whether the request took effect");
             assert_eq!(unknown, method == Method::POST);
         }
-        let small = side.fit(Response::new(Body::from(vec![0; SMALL])), &Method::GET);
-        assert_eq!(small.status(), 200);
+        let small = Response::new(Body::from(vec![0; SMALL]));
+        assert!(side.fit(small, &Method::GET).is_ok());
     }
 
     #[tokio::test(start_paused = true)]

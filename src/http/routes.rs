@@ -1,16 +1,16 @@
 //! The table of routes: the one place that says what there is, and who may. `openapi.json` is held
 //! to it by a test.
 
-use std::sync::Arc;
+use std::pin::Pin;
 
-use axum::Router;
-use axum::extract::Request;
-use axum::middleware::{Next, from_fn};
+use axum::body::Body;
+use axum::http::header::{ALLOW, CONTENT_LENGTH, HeaderValue};
+use axum::http::{HeaderMap, Method};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodFilter, MethodRouter, on};
+use http_body::Body as _;
 
 use super::auth;
-use super::context::Shared;
+use super::call::Call;
 use super::problem::Reject;
 use super::{admin, doctor, events, health, invoices, payments, tokens, upkeep};
 use crate::api::{Code, Scope};
@@ -23,10 +23,18 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    const fn filter(self) -> MethodFilter {
+    fn takes(self, method: &Method) -> bool {
         match self {
-            Self::Get => MethodFilter::GET,
-            Self::Post => MethodFilter::POST,
+            Self::Get => matches!(*method, Method::GET | Method::HEAD),
+            Self::Post => *method == Method::POST,
+        }
+    }
+
+    /// As Allow has it.
+    const fn methods(self) -> &'static str {
+        match self {
+            Self::Get => "GET,HEAD",
+            Self::Post => "POST",
         }
     }
 }
@@ -48,94 +56,166 @@ const PAY: Access = Access::Token(Scope::Pay);
 const METRICS: Access = Access::Token(Scope::Metrics);
 const ADMIN: Access = Access::Token(Scope::Admin);
 
+/// An answer on its way.
+type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
+
 /// A route.
 pub(super) struct Route {
     pub(super) verb: Verb,
+    /// Its name in all that is measured by route, where the path would be a series for every invoice.
     pub(super) path: &'static str,
     pub(super) access: Access,
-    handler: fn(MethodFilter) -> MethodRouter<Arc<Shared>>,
+    pub(super) lines: Lines,
+    handler: fn(Call) -> Answering,
 }
 
-/// The route that answered, in the response's extensions: for what is measured by route, where the
-/// path would be a series for every invoice.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Template(pub(super) &'static str);
+/// Whether a handler writes lines to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lines {
+    /// It may, by itself or by what it calls while it runs or starts for later.
+    Some,
+    /// It never does.
+    None,
+}
+
+// As the table has them.
+const TELLS: Lines = Lines::Some;
+const QUIET: Lines = Lines::None;
 
 macro_rules! routes {
-    ($($verb:ident $path:literal $access:ident $handler:path;)*) => {
+    ($($verb:ident $path:literal $access:ident $lines:ident $handler:path;)*) => {
         /// All of them.
         pub(super) const ROUTES: &[Route] = &[$(Route {
             verb: Verb::$verb,
             path: $path,
             access: $access,
-            handler: |verb| on(verb, $handler),
+            lines: $lines,
+            handler: |call| Box::pin(async move { $handler(call).await.into_response() }),
         },)*];
     };
 }
 
 routes! {
-    Post "/invoices"                    CREATE  invoices::create;
-    Get  "/invoices"                    READ    invoices::list;
-    Get  "/invoices/{id}"               READ    invoices::show;
-    Post "/invoices/{id}/pay"           PAY     payments::pay;
-    Post "/invoices/{id}/cancel"        PAY     invoices::cancel;
-    Get  "/invoices/{id}/payments"      READ    payments::list;
-    Get  "/payments/{id}"               READ    payments::show;
+    Post "/invoices"                    CREATE  QUIET invoices::create;
+    Get  "/invoices"                    READ    TELLS invoices::list;
+    Get  "/invoices/{id}"               READ    QUIET invoices::show;
+    Post "/invoices/{id}/pay"           PAY     QUIET payments::pay;
+    Post "/invoices/{id}/cancel"        PAY     QUIET invoices::cancel;
+    Get  "/invoices/{id}/payments"      READ    QUIET payments::list;
+    Get  "/payments/{id}"               READ    QUIET payments::show;
     // An operator's word moves what payd believes of money.
-    Post "/payments/{id}/resolve"       ADMIN   payments::resolve;
-    Get  "/events"                      READ    events::list;
-    Get  "/healthz"                     OPEN    health::healthz;
-    Get  "/readyz"                      OPEN    health::readyz;
-    Get  "/metrics"                     METRICS health::metrics;
-    Get  "/openapi.json"                READ    health::openapi;
-    Get  "/admin/status"                ADMIN   admin::status;
-    Post "/admin/backup"                ADMIN   upkeep::backup;
-    Get  "/admin/verify"                ADMIN   upkeep::verify;
-    Get  "/admin/doctor"                ADMIN   doctor::examine;
-    Post "/admin/pause"                 ADMIN   admin::pause;
-    Post "/admin/resume"                ADMIN   admin::resume;
-    Get  "/admin/tokens"                ADMIN   tokens::list;
-    Post "/admin/tokens"                ADMIN   tokens::create;
-    Post "/admin/tokens/{name}/revoke"  ADMIN   tokens::revoke;
+    Post "/payments/{id}/resolve"       ADMIN   QUIET payments::resolve;
+    Get  "/events"                      READ    TELLS events::list;
+    Get  "/healthz"                     OPEN    QUIET health::healthz;
+    Get  "/readyz"                      OPEN    QUIET health::readyz;
+    Get  "/metrics"                     METRICS TELLS health::metrics;
+    Get  "/openapi.json"                READ    QUIET health::openapi;
+    Get  "/admin/status"                ADMIN   TELLS admin::status;
+    Post "/admin/backup"                ADMIN   TELLS upkeep::backup;
+    Get  "/admin/verify"                ADMIN   TELLS upkeep::verify;
+    Get  "/admin/doctor"                ADMIN   TELLS doctor::examine;
+    Post "/admin/pause"                 ADMIN   TELLS admin::pause;
+    Post "/admin/resume"                ADMIN   TELLS admin::resume;
+    Get  "/admin/tokens"                ADMIN   TELLS tokens::list;
+    Post "/admin/tokens"                ADMIN   TELLS tokens::create;
+    Post "/admin/tokens/{name}/revoke"  ADMIN   TELLS tokens::revoke;
 }
 
-/// The router, the same for every listener.
-pub(super) fn router(shared: Arc<Shared>) -> Router {
-    let mut router = Router::new();
-    for route in ROUTES {
-        let handler = (route.handler)(route.verb.filter());
-        let template = Template(route.path);
-        let guarded = match route.access {
-            Access::Open => handler,
-            Access::Token(scope) => {
-                let shared = Arc::clone(&shared);
-                handler.route_layer(from_fn(move |request: Request, next: Next| {
-                    let shared = Arc::clone(&shared);
-                    async move {
-                        match auth::admit(&shared, scope, &request) {
-                            Ok(()) => next.run(request).await,
-                            Err(turned) => turned.answer(&shared).await.into_response(),
-                        }
-                    }
-                }))
-            }
-        };
-        // Outermost, so that a request that is turned away has its route as well.
-        let guarded =
-            guarded.route_layer(from_fn(move |request: Request, next: Next| async move {
-                let mut response = next.run(request).await;
-                response.extensions_mut().insert(template);
-                response
-            }));
-        router = router.route(route.path, guarded);
+/// What there is for a method and a path.
+#[derive(Clone, Copy)]
+pub(super) enum Found {
+    /// A route.
+    Route(&'static Route),
+    /// Routes for other methods.
+    OtherMethods,
+    /// Nothing.
+    Nothing,
+}
+
+/// Looks a request's route up. No two routes of the table fit one path and method.
+pub(super) fn find(method: &Method, path: &str) -> Found {
+    let mut found = Found::Nothing;
+    for route in at(path) {
+        if route.verb.takes(method) {
+            return Found::Route(route);
+        }
+        found = Found::OtherMethods;
     }
-    router
-        .method_not_allowed_fallback(method_not_allowed)
-        .fallback(not_found)
-        .with_state(shared)
+    found
 }
 
-async fn not_found() -> Response {
+/// The routes of a path, for all methods.
+fn at(path: &str) -> impl Iterator<Item = &'static Route> {
+    ROUTES.iter().filter(move |route| fits(route.path, path))
+}
+
+/// Whether a path is what a route's says: the same text, and any segment for the one in braces. One that is
+/// empty is none at the end of a path, and the id of nothing in the middle.
+fn fits(route: &str, path: &str) -> bool {
+    let Some((before, after)) = route.split_once('{') else {
+        return path == route;
+    };
+    let Some(rest) = path.strip_prefix(before) else {
+        return false;
+    };
+    let (segment, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let after = after.split_once('}').map_or("", |(_name, after)| after);
+    rest == after && !(segment.is_empty() && rest.is_empty())
+}
+
+impl Found {
+    /// The route's path, as the table has it.
+    pub(super) fn path(self) -> Option<&'static str> {
+        match self {
+            Self::Route(route) => Some(route.path),
+            Self::OtherMethods | Self::Nothing => None,
+        }
+    }
+
+    /// Whether answering may write lines to the log, other than about the request as a whole.
+    pub(super) fn lines(self) -> Lines {
+        match self {
+            Self::Route(route) => route.lines,
+            Self::OtherMethods | Self::Nothing => Lines::None,
+        }
+    }
+
+    /// The answer: of the route, to those it lets in.
+    pub(super) async fn answer(self, call: Call) -> Response {
+        let method = call.parts.method.clone();
+        let mut response = match self {
+            Self::Route(route) => {
+                let admitted = match route.access {
+                    Access::Open => Ok(()),
+                    Access::Token(scope) => auth::admit(&call, scope),
+                };
+                match admitted {
+                    Ok(()) => (route.handler)(call).await,
+                    Err(turned) => turned.answer(&call.shared).await.into_response(),
+                }
+            }
+            Self::OtherMethods => method_not_allowed(call.parts.uri.path()),
+            Self::Nothing => not_found(),
+        };
+        // Told before the body goes that HEAD does not get.
+        let size = response.body().size_hint().exact();
+        tell_length(response.headers_mut(), size);
+        if method == Method::HEAD {
+            *response.body_mut() = Body::empty();
+        }
+        response
+    }
+}
+
+fn tell_length(headers: &mut HeaderMap, size: Option<u64>) {
+    if let Some(size) = size
+        && !headers.contains_key(CONTENT_LENGTH)
+    {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
+    }
+}
+
+fn not_found() -> Response {
     Reject::new(
         Code::NotFound,
         "There is no such route. GET /openapi.json lists all there are; paths end without a slash.",
@@ -143,12 +223,16 @@ async fn not_found() -> Response {
     .into_response()
 }
 
-/// The router adds Allow.
-async fn method_not_allowed() -> Response {
-    Reject::new(
+fn method_not_allowed(path: &str) -> Response {
+    let methods: Vec<_> = at(path).map(|route| route.verb.methods()).collect();
+    let reject = Reject::new(
         Code::MethodNotAllowed,
         "This route takes other methods: those that Allow names.",
-    )
+    );
+    match HeaderValue::try_from(methods.join(",")) {
+        Ok(methods) => reject.header(ALLOW, methods),
+        Err(_) => reject,
+    }
     .into_response()
 }
 
@@ -190,6 +274,73 @@ mod tests {
         let mut schema = document();
         schema["$ref"] = json!(format!("#/components/schemas/{name}"));
         jsonschema::draft202012::new(&schema).unwrap()
+    }
+
+    #[test]
+    fn a_path_is_a_route_s_or_nobody_s() {
+        for (method, path, want) in [
+            (Method::POST, "/invoices", Ok("/invoices")),
+            (Method::GET, "/invoices", Ok("/invoices")),
+            (Method::HEAD, "/invoices/a%2Fb", Ok("/invoices/{id}")),
+            (Method::GET, "/invoices/{id}", Ok("/invoices/{id}")),
+            (Method::POST, "/invoices/pay/pay", Ok("/invoices/{id}/pay")),
+            (Method::GET, "/invoices/", Err(false)),
+            (
+                Method::GET,
+                "/invoices//payments",
+                Ok("/invoices/{id}/payments"),
+            ),
+            (Method::GET, "/invoices//", Err(false)),
+            (Method::GET, "/invoices/a/", Err(false)),
+            (Method::GET, "/invoices/a/b", Err(false)),
+            (Method::GET, "//invoices", Err(false)),
+            (Method::GET, "/Invoices", Err(false)),
+            (Method::GET, "/", Err(false)),
+            (Method::GET, "", Err(false)),
+            (Method::OPTIONS, "*", Err(false)),
+            (Method::POST, "/invoices/a", Err(true)),
+            (Method::HEAD, "/invoices/a/pay", Err(true)),
+            (Method::OPTIONS, "/healthz", Err(true)),
+        ] {
+            let got = match find(&method, path) {
+                Found::Route(route) => Ok(route.path),
+                Found::OtherMethods => Err(true),
+                Found::Nothing => Err(false),
+            };
+            assert_eq!(got, want, "{method} {path}");
+        }
+        for (n, route) in ROUTES.iter().enumerate() {
+            let same = |it: &&Route| it.verb == route.verb && fits(it.path, route.path);
+            assert_eq!(
+                ROUTES.iter().position(|it| same(&it)),
+                Some(n),
+                "{}",
+                route.path
+            );
+            assert_eq!(ROUTES.iter().filter(same).count(), 1, "{}", route.path);
+            assert!(route.path.matches('{').count() < 2, "{}", route.path);
+        }
+        let allowed = |path| method_not_allowed(path).headers()[ALLOW].clone();
+        assert_eq!(allowed("/invoices"), "POST,GET,HEAD");
+        assert_eq!(allowed("/admin/tokens"), "GET,HEAD,POST");
+        assert_eq!(allowed("/invoices/a/pay"), "POST");
+    }
+
+    /// What QUIET promises; `context::tell` is for lines about the request as a whole.
+    #[test]
+    fn quiet_handlers_write_no_lines() {
+        for (name, source) in [
+            ("batch", include_str!("batch.rs")),
+            ("call", include_str!("call.rs")),
+            ("health", include_str!("health.rs")),
+            ("idempotency", include_str!("idempotency.rs")),
+            ("invoices", include_str!("invoices.rs")),
+            ("payments", include_str!("payments.rs")),
+            ("room", include_str!("room.rs")),
+            ("wait", include_str!("wait.rs")),
+        ] {
+            assert!(!source.contains("tracing::"), "{name}");
+        }
     }
 
     #[test]

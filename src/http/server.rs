@@ -9,7 +9,6 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::http::StatusCode;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -27,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::{self, Options, Peer, Shared};
 use super::peers::Peers;
-use super::routes;
 use super::stall::Draining;
 use super::worded::{Exchange, Worded};
 use crate::application::App;
@@ -108,7 +106,6 @@ pub async fn serve(
     shutdown: CancellationToken,
 ) {
     let shared = Arc::new(Shared::new(app, options, shutdown));
-    let router = routes::router(Arc::clone(&shared));
     let tcp_slots = Arc::new(Semaphore::new(TCP_CONNECTIONS_MAX));
     let unix_slots = Arc::new(Semaphore::new(UNIX_CONNECTIONS_MAX));
     let peers = Arc::new(Peers::default());
@@ -116,7 +113,6 @@ pub async fn serve(
     for listener in listeners {
         let server = Server {
             shared: Arc::clone(&shared),
-            router: router.clone(),
         };
         match listener {
             Listener::Unix(listener) => {
@@ -145,7 +141,6 @@ pub async fn serve(
 #[derive(Clone)]
 struct Server {
     shared: Arc<Shared>,
-    router: Router,
 }
 
 impl Server {
@@ -300,10 +295,10 @@ impl Server {
         let shutdown = self.shared.shutdown.clone();
         let stream = guarded(stream, shutdown, Arc::clone(&exchange), refuse);
         let service = service_fn(|request: hyper::Request<Incoming>| {
-            let (shared, router) = (Arc::clone(&self.shared), self.router.clone());
-            let (peer, answering) = (peer.clone(), Exchange::begin(&exchange));
+            let (shared, peer) = (Arc::clone(&self.shared), peer.clone());
+            let answering = Exchange::begin(&exchange);
             async move {
-                let response = context::answer(&shared, router, &peer, request).await;
+                let response = context::answer(&shared, &peer, request).await;
                 Ok::<_, Infallible>(response.map(|body| answering.until_sent(body)))
             }
         });

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::call::Call;
 use super::headers::Media;
-use super::idempotency::{Given, written};
+use super::idempotency::{Given, told};
 use super::payments::location;
 use super::problem::Reject;
 use crate::api::Payment;
@@ -67,11 +67,11 @@ pub(super) async fn answer(
         let fresh = given.answer.status == ACCEPTED;
         latest_payment(call, invoice, bell, deadline, fresh).await?
     };
-    let payment = Payment::of(&record.invoice, &record.payment);
+    let json = Payment::json(&record.invoice, &record.payment);
     let answer = if decided {
-        written(200, None, &payment)
+        told(200, None, json)
     } else {
-        written(202, Some(location(&payment)), &payment)
+        told(202, Some(location(record.payment.id)), json)
     };
     let replayed = given.replayed;
     let mut response = Given { answer, replayed }.into_response(Media::Json);

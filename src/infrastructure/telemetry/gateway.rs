@@ -192,7 +192,7 @@ mod tests {
     use super::*;
     use crate::application::Counters;
     use crate::domain::{
-        Amount, Currency, GatewayKey, InvoiceId, Money, NewInvoice, PaymentId, StoreId, Timestamp,
+        Amount, Currency, InvoiceId, Money, NewInvoice, StoreId, Timestamp, names,
     };
 
     /// Keeps what it was asked, and approves.
@@ -262,10 +262,10 @@ mod tests {
             due_at: None,
         };
         let store = StoreId::from_uuid(uuid::Uuid::from_bytes([1; 16]));
-        let key = GatewayKey::derive(store, &invoice.id, 1, invoice.money);
+        let (payment, key) = names(store, &invoice.id, 1, invoice.money);
         ChargeRequest {
             invoice,
-            payment: PaymentId::from_bytes([7; 16]),
+            payment,
             attempt: 1,
             key,
             method: None,

@@ -181,7 +181,7 @@ impl Client {
     async fn kept(&self) -> Option<Connection> {
         while let Some(mut connection) = self.pool.take() {
             let ready = connection.sender.ready().await;
-            // Asked again, now that it is about to be written to.
+            // Asked only now, when it is about to be written to.
             if ready.is_ok() && connection.is_reusable() {
                 return Some(connection);
             }

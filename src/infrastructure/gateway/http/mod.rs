@@ -13,6 +13,7 @@ use hyper::body::Bytes;
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT,
 };
+use hyper::http::uri::InvalidUri;
 use hyper::{Method, Request, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -147,10 +148,7 @@ impl HttpGateway {
 
     async fn charge(&self, request: &ChargeRequest) -> Outcome {
         let unsent = |reason: String| Outcome::NotSent { reason };
-        let body = match wire::charge_body(request) {
-            Ok(body) => body,
-            Err(error) => return unsent(format!("the charge cannot be written down: {error}")),
-        };
+        let body = wire::charge_body(request);
         let Ok(key) = HeaderValue::from_str(request.key.as_str()) else {
             return unsent("the payment's key cannot stand in a header".to_owned());
         };
@@ -225,18 +223,27 @@ fn build(
 }
 
 fn plain(method: Method, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, String> {
-    Request::builder()
-        .method(method)
-        .uri(path)
-        .header(ACCEPT, "application/json")
-        // An answer is small, and what is coded could be anything.
-        .header(ACCEPT_ENCODING, "identity")
-        // HTTP lets a cache keep even a 404, and a stale "never received" would send a charge again.
-        .header(CACHE_CONTROL, "no-cache, no-store")
-        .header(USER_AGENT, AGENT)
-        .body(Full::new(Bytes::from(body)))
-        .map_err(|error| format!("the request cannot be made: {error}"))
+    let uri = path
+        .parse()
+        .map_err(|error: InvalidUri| format!("the request cannot be made: {error}"))?;
+    let mut message = Request::new(Full::new(Bytes::from(body)));
+    *message.method_mut() = method;
+    *message.uri_mut() = uri;
+    let headers = message.headers_mut();
+    headers.reserve(HEADERS);
+    let json = HeaderValue::from_static("application/json");
+    headers.insert(ACCEPT, json);
+    // An answer is small, and what is coded could be anything.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    // HTTP lets a cache keep even a 404, and a stale "never received" would send a charge again.
+    let fresh = HeaderValue::from_static("no-cache, no-store");
+    headers.insert(CACHE_CONTROL, fresh);
+    headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+    Ok(message)
 }
+
+/// Room for all headers of a charge: these four, its trace, its key, its type, host and token.
+const HEADERS: usize = 9;
 
 #[cfg(feature = "tls")]
 fn over_tls(connector: Connector, host: &str) -> Result<Connector, HttpGatewayError> {

@@ -11,6 +11,9 @@ const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// taken against the answer's own `Date`, so that the gateway's clock need not agree with ours, else
 /// against `now`.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    if !headers.contains_key(RETRY_AFTER) {
+        return None;
+    }
     let date = headers.get(DATE).and_then(http_date).unwrap_or(now);
     headers
         .get_all(RETRY_AFTER)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustix::net::{RecvFlags, Shutdown};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// The half that reads and writes.
@@ -44,13 +44,9 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         loop {
             ready!(self.0.poll_read_ready(context))?;
-            match self.0.try_read(buffer.initialize_unfilled()) {
-                Ok(read) => {
-                    buffer.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
+            match self.read_some(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                done => return Poll::Ready(done),
             }
         }
     }
@@ -88,6 +84,27 @@ impl AsyncWrite for Socket {
 }
 
 impl Socket {
+    /// Reads what there is. A read that does not fill the buffer has taken all of it: the runtime is told
+    /// so, as its own streams tell it, or it would have the kernel asked once more to hear "nothing".
+    fn read_some(&self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
+        let mut done = false;
+        let read = self.0.try_io(Interest::READABLE, || {
+            let room = buffer.remaining();
+            let count = self.0.try_read_buf(buffer)?;
+            done = true;
+            match count {
+                // An end stays readable.
+                0 => Ok(()),
+                _ if count < room => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(()),
+            }
+        });
+        match done {
+            true => Ok(()),
+            false => read,
+        }
+    }
+
     fn write_with(
         &self,
         context: &mut Context<'_>,
@@ -107,6 +124,8 @@ impl Socket {
 mod tests {
     use std::io::Write;
     use std::net::{Shutdown, TcpListener};
+
+    use tokio::io::AsyncReadExt;
 
     use super::*;
 
@@ -143,5 +162,25 @@ mod tests {
         rustix::net::sockopt::set_socket_linger(&theirs, Some(std::time::Duration::ZERO)).unwrap();
         drop(theirs);
         until_not_quiet(&watch);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_to_its_end_is_not_asked_for_again_and_nothing_is_missed() {
+        let (mut socket, _watch, mut theirs) = pair().await;
+        let mut buffer = [0; 8];
+        for said in [&b"short"[..], b"whole it", b"again"] {
+            theirs.write_all(said).unwrap();
+            let mut heard = Vec::new();
+            while heard.len() < said.len() {
+                let count = socket.read(&mut buffer).await.unwrap();
+                heard.extend_from_slice(&buffer[..count]);
+            }
+            assert_eq!(heard, said);
+        }
+        let asked = socket.0.try_io(Interest::READABLE, || Ok(()));
+        assert_eq!(asked.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        theirs.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(socket.read(&mut buffer).await.unwrap(), 0);
+        assert_eq!(socket.read(&mut buffer).await.unwrap(), 0);
     }
 }

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 
 const REFERENCE: &str = "payd_46aedcaacc0cdf4e3ad0a000a42a3e3ec0679936";
@@ -487,7 +489,7 @@ fn the_body_has_these_fields_in_this_order() {
         sent_at: Timestamp::from_millis(0),
         traceparent: None,
     };
-    let text = |request: &ChargeRequest| String::from_utf8(charge_body(request).unwrap()).unwrap();
+    let text = |request: &ChargeRequest| String::from_utf8(charge_body(request)).unwrap();
     assert_eq!(
         text(&request),
         r#"{"reference":"payd_1","payment_id":"pay_07070707-0707-0707-0707-070707070707","invoice_id":"inv-1","amount":1000,"currency":"EUR","payment_method":null,"description":null,"metadata":{}}"#
