@@ -77,7 +77,7 @@ impl<'a> Object<'a> {
     /// A number that is not negative.
     pub fn number(&mut self, name: &'static str, value: u64) -> &mut Self {
         self.name(name);
-        let _ = write!(self.into, "{value}");
+        self.into.push_str(itoa::Buffer::new().format(value));
         self
     }
 

@@ -89,7 +89,7 @@ fn write(sequence: u64, origin: &Origin<'_>, event: &Event, state: &Aggregate) -
     let mut envelope = Object::begin(&mut json);
     envelope
         .text("specversion", "1.0")
-        .shown("id", sequence)
+        .text("id", itoa::Buffer::new().format(sequence))
         .shown("source", format_args!("/payd/{}", origin.source))
         .text("type", event.kind().as_str())
         .text("subject", state.invoice.id().as_str())
