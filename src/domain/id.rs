@@ -303,6 +303,11 @@ mod tests {
         }
         let id = id_of(store, &invoice, 1, usd);
         assert_eq!(id, id_of(store, &invoice, 1, usd));
+        assert_eq!(
+            id.to_string(),
+            "pay_00000000-0000-7456-b95f-0f98f55249f9",
+            "nor may an id: the gateway would see another request under the same key"
+        );
         assert_ne!(id, id_of(store, &invoice, 2, usd));
         assert_eq!(PaymentId::parse(&id.to_string()), Ok(id));
         assert_eq!(id.to_string(), format!("pay_{}", id.0));
