@@ -360,6 +360,7 @@ impl Store for SqliteStore {
 
     fn begin(&mut self) -> Result<(), StoreError> {
         self.newest = None;
+        self.waiting.forget();
         self.late.begin();
         self.checkpointer.see_to_the_rest(&self.connection);
         self.execute("BEGIN IMMEDIATE", &[]).map(|_| ())
