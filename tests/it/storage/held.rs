@@ -21,7 +21,11 @@ fn while_another_process_holds_the_database_writes_are_refused_and_then_go_on() 
     until("it can write again", || {
         daemon.unix.get("/readyz").status == 200
     });
-    daemon.unix.post("/invoices/inv-1/pay", "").expect(202);
+    // On a busy machine the first one may have waited behind payd's own work for longer than a request may take,
+    // and have been carried out since: then this is 200. Either way there is one payment.
+    let status = daemon.unix.post("/invoices/inv-1/pay", "").status;
+    assert!(matches!(status, 200 | 202), "{status}");
     daemon.until_invoice("inv-1", "PAID");
+    assert_eq!(daemon.invoice("inv-1")["attempts"], 1);
     daemon.verify();
 }
