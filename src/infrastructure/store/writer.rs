@@ -31,6 +31,18 @@ use super::tokens;
 /// Answers are kept for 30 days (section 4), counted in time lived.
 const ANSWER_AGE_MAX_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
+/// A payment that is new.
+const INSERT_PAYMENT: &str = "INSERT INTO payments (id, invoice, attempt, idempotency_key, method, state, gateway, \
+    gateway_reference, failure, requested_at, due_at, sent_at, finished_at, resends, contradicted, traceparent, epoch, \
+    lease_until, open_since, lookups, next_lookup_at, restored) \
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)";
+
+/// What may change of a payment that is there. Its key, its method and the rest never do.
+const UPDATE_PAYMENT: &str = "UPDATE payments SET state = ?6, gateway = ?7, gateway_reference = ?8, failure = ?9, \
+    due_at = ?11, sent_at = ?12, finished_at = ?13, resends = ?14, contradicted = ?15, traceparent = ?16, epoch = ?17, \
+    lease_until = ?18, open_since = ?19, lookups = ?20, next_lookup_at = ?21, restored = ?22 \
+    WHERE invoice = ?2 AND attempt = ?3 AND id = ?1";
+
 /// The store, to be written.
 pub struct SqliteStore {
     // Before the connection, which then is the last to be closed.
@@ -69,10 +81,16 @@ impl SqliteStore {
     }
 
     fn execute(&self, sql: &str, values: &[&dyn ToSql]) -> Result<usize, StoreError> {
-        self.connection
+        let written = self
+            .connection
             .prepare_cached(sql)
-            .and_then(|mut statement| statement.execute(values))
-            .map_err(|error| self.sort_write(error))
+            .and_then(|mut statement| statement.execute(values));
+        self.sorted(written)
+    }
+
+    /// What writing came to.
+    fn sorted<T>(&self, written: rusqlite::Result<T>) -> Result<T, StoreError> {
+        written.map_err(|error| self.sort_write(error))
     }
 
     /// Sorts the failure of a write: some I/O errors only say that there is no room.
@@ -113,7 +131,7 @@ impl SqliteStore {
                 invoice: invoice.clone(),
             };
             let added = self.waiting.invoices.add(&self.connection, row);
-            added.map_err(|error| self.sort_write(error))?;
+            self.sorted(added)?;
             self.newest_invoice = Some(n);
             return Ok(n);
         };
@@ -176,20 +194,24 @@ impl SqliteStore {
     /// Before something reads, or refers to, what waits.
     fn write_waiting(&mut self) -> Result<(), StoreError> {
         let written = self.waiting.write(&self.connection);
-        written.map_err(|error| self.sort_write(error))
+        self.sorted(written)
     }
 
     fn write_waiting_invoices(&mut self) -> Result<(), StoreError> {
         let written = self.waiting.invoices.write(&self.connection);
-        written.map_err(|error| self.sort_write(error))
+        self.sorted(written)
     }
 
-    fn insert_payment(&self, invoice: i64, payment: &Payment) -> Result<(), StoreError> {
+    /// Writes a payment with one of the two statements for it, which have the same parameters. Says how many rows
+    /// that were.
+    fn save_payment(
+        &self,
+        sql: &str,
+        invoice: i64,
+        payment: &Payment,
+    ) -> Result<usize, StoreError> {
         self.execute(
-            "INSERT INTO payments (id, invoice, attempt, idempotency_key, method, state, gateway, gateway_reference, failure, \
-             requested_at, due_at, sent_at, finished_at, resends, contradicted, traceparent, epoch, lease_until, open_since, \
-             lookups, next_lookup_at, restored) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+            sql,
             &[
                 &payment.id.as_bytes().as_slice(),
                 &invoice,
@@ -215,45 +237,6 @@ impl SqliteStore {
                 &payment.restored,
             ],
         )
-        .map(|_| ())
-    }
-
-    /// What may change of a payment that is there. Its key, its method and the rest never do.
-    fn update_payment(&self, invoice: i64, payment: &Payment) -> Result<(), StoreError> {
-        let changed = self.execute(
-            "UPDATE payments SET state = ?4, gateway = ?5, gateway_reference = ?6, failure = ?7, due_at = ?8, sent_at = ?9, \
-             finished_at = ?10, resends = ?11, contradicted = ?12, traceparent = ?13, epoch = ?14, lease_until = ?15, \
-             open_since = ?16, lookups = ?17, next_lookup_at = ?18, restored = ?19 \
-             WHERE invoice = ?1 AND attempt = ?2 AND id = ?3",
-            &[
-                &invoice,
-                &payment.attempt,
-                &payment.id.as_bytes().as_slice(),
-                &state_code(payment.state),
-                &payment.gateway,
-                &payment.gateway_reference,
-                &payment.failure.as_ref().map(failure_json),
-                &payment.due_at.as_millis(),
-                &payment.sent_at.map(Timestamp::as_millis),
-                &payment.finished_at.map(Timestamp::as_millis),
-                &payment.resends,
-                &payment.contradicted,
-                &payment.traceparent,
-                &payment.work.epoch,
-                &payment.work.lease_until.map(Timestamp::as_millis),
-                &payment.work.open_since.map(Timestamp::as_millis),
-                &payment.work.lookups,
-                &payment.work.next_lookup_at.map(Timestamp::as_millis),
-                &payment.restored,
-            ],
-        )?;
-        match changed {
-            1 => Ok(()),
-            _ => Err(StoreError::Constraint(format!(
-                "attempt {} of its invoice is another payment than {}",
-                payment.attempt, payment.id
-            ))),
-        }
     }
 }
 
@@ -403,7 +386,8 @@ impl Store for SqliteStore {
             }
         }
         if may_move_money(&aggregate) {
-            self.waiting.events.write(&self.connection).map_err(sort)?;
+            let written = self.waiting.events.write(&self.connection);
+            self.sorted(written)?;
             self.held_against_the_log(n, &aggregate)?;
         }
         Ok(Some(Entry::loaded(aggregate, n)))
@@ -552,15 +536,19 @@ impl Store for SqliteStore {
             row => self.save_invoice(row, &entry.aggregate.invoice)?,
         };
         for id in &entry.payments_changed {
-            match entry.aggregate.payment(*id) {
-                Some(payment) if payment.attempt > entry.attempts_stored => {
-                    // Its invoice may be as new.
-                    self.write_waiting_invoices()?;
-                    self.insert_payment(row, payment)?;
-                    self.late.payment(self.connection.last_insert_rowid());
-                }
-                Some(payment) => self.update_payment(row, payment)?,
-                None => {}
+            let Some(payment) = entry.aggregate.payment(*id) else {
+                continue;
+            };
+            if payment.attempt > entry.attempts_stored {
+                // Its invoice may be as new.
+                self.write_waiting_invoices()?;
+                self.save_payment(INSERT_PAYMENT, row, payment)?;
+                self.late.payment(self.connection.last_insert_rowid());
+            } else if self.save_payment(UPDATE_PAYMENT, row, payment)? != 1 {
+                return Err(StoreError::Constraint(format!(
+                    "attempt {} of its invoice is another payment than {}",
+                    payment.attempt, payment.id
+                )));
             }
         }
         entry.saved(row);
@@ -582,7 +570,7 @@ impl Store for SqliteStore {
         // Its invoice may wait too.
         self.write_waiting_invoices()?;
         let added = self.waiting.events.add(&self.connection, row);
-        added.map_err(|error| self.sort_write(error))?;
+        self.sorted(added)?;
         self.late.event(sequence);
         self.newest = Some((record.sequence, record.digest));
         Ok(())
@@ -601,8 +589,7 @@ impl Store for SqliteStore {
             born_at_age: self.age()?,
         };
         let added = self.waiting.answers.add(&self.connection, row);
-        added.map_err(|error| self.sort_write(error))?;
-        Ok(())
+        self.sorted(added)
     }
 
     fn expire_answers(
