@@ -71,9 +71,20 @@ impl<'a> Invoice<'a> {
     /// The view of an invoice as JSON: what serde makes of [`Invoice::of`], written at once.
     #[must_use]
     pub fn json(invoice: &domain::Invoice, next_attempt_at: Option<Timestamp>) -> String {
-        let content = &invoice.content;
         let mut json = String::with_capacity(JSON_LEN);
         let mut object = Object::begin(&mut json);
+        Self::write(&mut object, invoice, next_attempt_at);
+        object.end();
+        json
+    }
+
+    /// Its members, into an object that may have others.
+    pub fn write(
+        object: &mut Object<'_>,
+        invoice: &domain::Invoice,
+        next_attempt_at: Option<Timestamp>,
+    ) {
+        let content = &invoice.content;
         object
             .text("id", content.id.as_str())
             .number("amount", content.money.amount.minor_units())
@@ -90,8 +101,6 @@ impl<'a> Invoice<'a> {
             .shown("created_at", invoice.created_at)
             .shown("updated_at", invoice.updated_at)
             .shown_or_null("paid_at", invoice.paid_at);
-        object.end();
-        json
     }
 }
 

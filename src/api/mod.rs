@@ -14,7 +14,7 @@ mod token;
 
 pub use event::{Event, EventPage};
 pub use invoice::{Invoice, InvoicePage};
-pub use object::Object;
+pub use object::{Object, escape_char};
 pub use payment::{Failure, Payment, PaymentPage};
 pub use problem::{Code, FieldError, Problem};
 pub use seal::{SEAL_LEN, is_seal_of, seal};

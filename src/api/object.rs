@@ -4,7 +4,7 @@
 //! takes each name and value through several small writes, and looks at every byte of them; here names
 //! are known to need nothing, and a text is looked through once. The result is the same to the byte.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::{self, Display, Write as _};
 
 /// An object under way. [`Object::end`] closes it.
 #[must_use = "it is not an object before its end"]
@@ -142,24 +142,37 @@ fn needs_escapes(text: &str) -> bool {
         .fold(false, |found, byte| found | is_escaped(byte))
 }
 
-/// RFC 8259, section 7, with the short forms where there are any.
+/// Writes a character as an escape of JSON (RFC 8259, section 7), in the short form where there is one.
+///
+/// # Errors
+/// Those of what it is written into.
+pub fn escape_char(c: char, into: &mut impl fmt::Write) -> fmt::Result {
+    match c {
+        '"' => into.write_str("\\\""),
+        '\\' => into.write_str("\\\\"),
+        '\n' => into.write_str("\\n"),
+        '\r' => into.write_str("\\r"),
+        '\t' => into.write_str("\\t"),
+        '\u{8}' => into.write_str("\\b"),
+        '\u{c}' => into.write_str("\\f"),
+        _ => {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                write!(into, "\\u{unit:04x}")?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Writes a text with all escaped that has to be.
 fn escape(into: &mut String, text: &str) {
     let mut rest = text;
     while let Some(at) = rest.bytes().position(is_escaped) {
         let (before, from) = rest.split_at(at);
         into.push_str(before);
-        match from.as_bytes()[0] {
-            b'"' => into.push_str("\\\""),
-            b'\\' => into.push_str("\\\\"),
-            0x08 => into.push_str("\\b"),
-            b'\t' => into.push_str("\\t"),
-            b'\n' => into.push_str("\\n"),
-            0x0c => into.push_str("\\f"),
-            b'\r' => into.push_str("\\r"),
-            other => {
-                let _ = write!(into, "\\u{other:04x}");
-            }
-        }
+        // Writing to a String cannot fail.
+        let _ = escape_char(char::from(from.as_bytes()[0]), into);
         // What is escaped is one byte of ASCII.
         rest = &from[1..];
     }

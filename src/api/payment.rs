@@ -84,11 +84,7 @@ impl<'a> Payment<'a> {
             }
             Some(failure) => {
                 let mut inner = object.object("failure");
-                inner
-                    .text("kind", failure.kind.as_str())
-                    .text("code", &failure.code)
-                    .text_or_null("message", failure.message.as_deref())
-                    .truth("retryable", failure.retryable);
+                Failure::write(&mut inner, failure);
                 inner.end();
             }
         }
@@ -128,6 +124,15 @@ impl<'a> Failure<'a> {
             message: failure.message.as_deref().map(Cow::Borrowed),
             retryable: failure.retryable,
         }
+    }
+
+    /// Its members, into an object.
+    pub fn write(object: &mut Object<'_>, failure: &domain::Failure) {
+        object
+            .text("kind", failure.kind.as_str())
+            .text("code", &failure.code)
+            .text_or_null("message", failure.message.as_deref())
+            .truth("retryable", failure.retryable);
     }
 }
 

@@ -122,22 +122,7 @@ fn write_data(data: &mut Object<'_>, event: &Event, state: &Aggregate) {
     }
     match event {
         Event::InvoiceCreated(created) => {
-            let content = &created.content;
-            data.text("id", content.id.as_str())
-                .number("amount", content.money.amount.minor_units())
-                .text("currency", content.money.currency.code())
-                .text("status", created.status.as_str())
-                .text_or_null("description", content.description.as_deref())
-                .texts("metadata", &content.metadata)
-                .text_or_null("payment_method", content.payment_method.as_deref())
-                .shown_or_null("due_at", content.due_at)
-                .number("attempts", created.attempts.into())
-                .truth("needs_attention", created.needs_attention)
-                .truth("cancel_requested", created.cancel_requested)
-                .null("next_attempt_at")
-                .shown("created_at", created.created_at)
-                .shown("updated_at", created.updated_at)
-                .shown_or_null("paid_at", created.paid_at);
+            api::Invoice::write(data, created, None);
         }
         Event::PaymentRequested {
             key,
@@ -192,11 +177,7 @@ fn write_data(data: &mut Object<'_>, event: &Event, state: &Aggregate) {
             ..
         } => {
             let mut written = data.object("failure");
-            written
-                .text("kind", failure.kind.as_str())
-                .text("code", &failure.code)
-                .text_or_null("message", failure.message.as_deref())
-                .truth("retryable", failure.retryable);
+            api::Failure::write(&mut written, failure);
             written.end();
             data.truth("will_retry", next_attempt_at.is_some())
                 .shown_or_null("next_attempt_at", *next_attempt_at)

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use crate::api;
+
 /// Characters of one field, or of the message. What payd says itself is shorter.
 const FIELD_CHARS_MAX: usize = 500;
 
@@ -59,22 +61,7 @@ impl Escape for Json {
     const PLAIN: [bool; 256] = plain_but(b"\"\\");
 
     fn escape(c: char, into: &mut impl fmt::Write) -> fmt::Result {
-        match c {
-            '"' => into.write_str("\\\""),
-            '\\' => into.write_str("\\\\"),
-            '\n' => into.write_str("\\n"),
-            '\r' => into.write_str("\\r"),
-            '\t' => into.write_str("\\t"),
-            '\u{8}' => into.write_str("\\b"),
-            '\u{c}' => into.write_str("\\f"),
-            _ => {
-                let mut units = [0; 2];
-                for unit in c.encode_utf16(&mut units) {
-                    write!(into, "\\u{unit:04x}")?;
-                }
-                Ok(())
-            }
-        }
+        api::escape_char(c, into)
     }
 }
 
