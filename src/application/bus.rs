@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::request::PaymentView;
+use super::ports::PaymentRecord;
 use crate::domain::InvoiceId;
 
 /// The bus. Cheap to clone; all clones are one bus.
@@ -23,7 +23,7 @@ struct Waiting {
 }
 
 /// With which payment an invoice left PROCESSING; `None`: look at the tables.
-type Told = Option<Arc<PaymentView>>;
+type Told = Option<Arc<PaymentRecord>>;
 
 impl Bus {
     /// A bus whose log ends at `head`.
@@ -54,7 +54,7 @@ impl Bus {
 
     /// Wakes who waits for these invoices to leave PROCESSING, and says with which payment they did,
     /// where that is known.
-    pub fn settled(&self, invoices: impl IntoIterator<Item = (InvoiceId, Option<PaymentView>)>) {
+    pub fn settled(&self, invoices: impl IntoIterator<Item = (InvoiceId, Option<PaymentRecord>)>) {
         let waiting = self.waiting();
         if waiting.is_empty() {
             return;
@@ -98,7 +98,7 @@ pub struct Bell {
 impl Bell {
     /// The next ring since the bell was made, or since the last one: one that comes while nobody listens
     /// is not missed. It may say how the payment ended. Safe to cancel.
-    pub async fn ring(&mut self) -> Option<Arc<PaymentView>> {
+    pub async fn ring(&mut self) -> Option<Arc<PaymentRecord>> {
         if self.rings.changed().await.is_err() {
             // The sender lives for as long as there are bells.
             std::future::pending::<()>().await;

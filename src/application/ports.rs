@@ -349,7 +349,7 @@ pub struct InvoiceRecord {
     pub next_attempt_at: Option<Timestamp>,
 }
 
-/// A payment as readers see it.
+/// A payment, with what its invoice adds to the view of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentRecord {
     /// The invoice that it is of, with its content.

@@ -4,11 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::domain::{
-    Command, Invoice, InvoiceId, NewInvoice, Payment, PaymentId, Refusal, Timestamp,
-};
+use crate::domain::{Command, Invoice, InvoiceId, NewInvoice, PaymentId, Refusal, Timestamp};
 
-use super::ports::ChargeRequest;
+use super::ports::{ChargeRequest, PaymentRecord};
 use super::tokens::{Token, TokenRefusal, TokenRequest};
 
 /// Who asks, and in which context: goes into events and logs.
@@ -83,7 +81,7 @@ pub enum Reply {
     /// To commands that are about a payment: the payment that stands, and whether it is new.
     Payment {
         /// The payment that stands.
-        payment: Box<PaymentView>,
+        payment: Box<PaymentRecord>,
         /// Whether it was requested just now.
         fresh: bool,
     },
@@ -106,15 +104,6 @@ pub struct InvoiceView {
     pub invoice: Invoice,
     /// When the payment that waits will be sent.
     pub next_attempt_at: Option<Timestamp>,
-}
-
-/// A payment, with what its invoice adds to the view of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PaymentView {
-    /// The invoice's content.
-    pub invoice: NewInvoice,
-    /// The payment.
-    pub payment: Payment,
 }
 
 /// An answer as it went out, kept byte for byte. What it means is the business of who encoded it.

@@ -9,7 +9,8 @@ use super::problem::{Reject, both};
 use super::reply::{json, json_bytes};
 use super::{parse, wait};
 use crate::api::{Payment, PaymentPage};
-use crate::application::request::{Action, Answer, PaymentView, Reply};
+use crate::application::ports::PaymentRecord;
+use crate::application::request::{Action, Answer, Reply};
 use crate::domain::{Command, PaymentId, Refusal};
 
 /// `POST /invoices/{id}/pay`.
@@ -41,7 +42,7 @@ pub(super) async fn pay(mut call: Call) -> Result<Response, Reject> {
     }
 }
 
-fn paid(view: &PaymentView, fresh: bool) -> Answer {
+fn paid(view: &PaymentRecord, fresh: bool) -> Answer {
     let json = Payment::json(&view.invoice, &view.payment);
     if fresh {
         told(202, Some(location(view.payment.id)), json)

@@ -17,7 +17,6 @@ use super::problem::Reject;
 use crate::api::Payment;
 use crate::application::Bell;
 use crate::application::ports::PaymentRecord;
-use crate::application::request::PaymentView;
 use crate::domain::{InvoiceId, InvoiceStatus, PaymentId};
 
 /// RFC 7240, section 3.
@@ -33,7 +32,7 @@ const REPLAY_LOOK: Duration = Duration::from_secs(1);
 /// What waiting came to.
 enum Heard {
     /// The bell: this is how it ended, if it says so.
-    Ring(Option<Arc<PaymentView>>),
+    Ring(Option<Arc<PaymentRecord>>),
     /// There is nothing more to wait for: the time is up, or payd drains.
     Enough,
 }
@@ -97,7 +96,10 @@ async fn latest_payment(
         if !look {
             match listen(&mut bell, call, deadline).await {
                 // As it was committed: the tables say the same, until something else happens.
-                Heard::Ring(Some(ended)) => return Ok(as_committed(&ended)),
+                Heard::Ring(Some(ended)) => {
+                    let decided = !ended.payment.state.is_open();
+                    return Ok((PaymentRecord::clone(&ended), decided));
+                }
                 Heard::Ring(None) => {}
                 Heard::Enough => more = false,
             }
@@ -114,13 +116,6 @@ async fn latest_payment(
             return Ok((latest, decided));
         }
     }
-}
-
-/// A payment with which its invoice left PROCESSING.
-fn as_committed(ended: &PaymentView) -> (PaymentRecord, bool) {
-    let PaymentView { invoice, payment } = ended.clone();
-    let decided = !payment.state.is_open();
-    (PaymentRecord { invoice, payment }, decided)
 }
 
 /// Waits until that very payment is decided.

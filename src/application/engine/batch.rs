@@ -12,9 +12,9 @@ use crate::failpoints;
 
 use super::super::event_log::{EventRecord, Origin};
 use super::super::metrics::{Appended, Decided};
-use super::super::ports::{ChargeRequest, Head, Queue, Store, StoreError};
+use super::super::ports::{ChargeRequest, Head, PaymentRecord, Queue, Store, StoreError};
 use super::super::request::{
-    Action, Caller, Envelope, InvoiceView, Outcome, PaymentView, Reply, StoredAnswer, SubmitError,
+    Action, Caller, Envelope, InvoiceView, Outcome, Reply, StoredAnswer, SubmitError,
 };
 use super::super::tokens::{self, Token};
 use super::super::working_set::{Entry, WorkingSet};
@@ -54,7 +54,7 @@ pub(super) struct Done {
     pub(super) paused: bool,
     pub(super) lines: Vec<Line>,
     /// Invoices that have left PROCESSING; with which payment, where somebody waits for that.
-    pub(super) settled: Vec<(InvoiceId, Option<PaymentView>)>,
+    pub(super) settled: Vec<(InvoiceId, Option<PaymentRecord>)>,
     pub(super) due: Vec<ChargeRequest>,
     pub(super) lookups: Vec<ChargeRequest>,
     /// All of them, where some changed.
@@ -835,24 +835,25 @@ fn view(aggregate: &Aggregate) -> InvoiceView {
 }
 
 fn payment_reply(aggregate: &Aggregate, payment: &Payment, fresh: bool) -> Reply {
-    let view = PaymentView {
-        invoice: aggregate.invoice.content.clone(),
-        payment: payment.clone(),
-    };
     Reply::Payment {
-        payment: Box::new(view),
+        payment: Box::new(payment_record(aggregate, payment)),
         fresh,
     }
 }
 
-/// The payment with which an invoice left PROCESSING, unless it is there again.
-fn ended_with(entry: &Entry) -> Option<PaymentView> {
-    let invoice = &entry.aggregate.invoice;
-    let payment = entry.aggregate.latest()?;
-    (invoice.status != InvoiceStatus::Processing).then(|| PaymentView {
-        invoice: invoice.content.clone(),
+fn payment_record(aggregate: &Aggregate, payment: &Payment) -> PaymentRecord {
+    PaymentRecord {
+        invoice: aggregate.invoice.content.clone(),
         payment: payment.clone(),
-    })
+    }
+}
+
+/// The payment with which an invoice left PROCESSING, unless it is there again.
+fn ended_with(entry: &Entry) -> Option<PaymentRecord> {
+    let aggregate = &entry.aggregate;
+    let payment = aggregate.latest()?;
+    (aggregate.invoice.status != InvoiceStatus::Processing)
+        .then(|| payment_record(aggregate, payment))
 }
 
 fn charge_request(aggregate: &Aggregate, payment: &Payment) -> ChargeRequest {
