@@ -23,7 +23,7 @@ pub struct EventRecord {
     /// Its type.
     pub kind: EventType,
     /// The JSON, as it is stored and streamed.
-    pub bytes: Vec<u8>,
+    pub json: String,
     /// The digest of the chain up to and including it.
     pub digest: [u8; 32],
 }
@@ -62,12 +62,12 @@ impl EventRecord {
     #[must_use]
     pub fn encode(head: &Head, origin: Origin<'_>, event: &Event, state: &Aggregate) -> Self {
         let sequence = head.sequence + 1;
-        let bytes = write(sequence, &origin, event, state).into_bytes();
-        let digest = chain(&head.digest, &bytes);
+        let json = write(sequence, &origin, event, state);
+        let digest = chain(&head.digest, json.as_bytes());
         Self {
             sequence,
             kind: event.kind(),
-            bytes,
+            json,
             digest,
         }
     }

@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::{
@@ -265,7 +266,13 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// Where it cannot be written.
-    fn append(&mut self, record: &EventRecord, invoice_row: i64) -> Result<(), StoreError>;
+    fn append(&mut self, record: EventRecord, invoice_row: i64) -> Result<(), StoreError>;
+
+    /// Events by their sequences, `first` to `last`, as far as they are there: those of the transaction too.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    fn events(&mut self, first: u64, last: u64) -> Result<Vec<Vec<u8>>, StoreError>;
 
     /// Keeps an answer.
     ///
@@ -273,9 +280,9 @@ pub trait Store: Send {
     /// Where it cannot be written.
     fn keep_answer(
         &mut self,
-        actor: &str,
+        actor: &Arc<str>,
         key: &str,
-        answer: &StoredAnswer,
+        answer: StoredAnswer,
     ) -> Result<(), StoreError>;
 
     /// Drops up to `limit` answers of more than 30 days, counted in time lived, after adding `lived`

@@ -122,12 +122,30 @@ pub struct Answer {
 pub struct StoredAnswer {
     /// SHA-256 over method, path and body.
     pub fingerprint: [u8; 32],
-    /// The answer.
-    pub answer: Answer,
+    /// How it is kept.
+    pub kept: Kept,
 }
 
-/// Turns a result into the answer to keep. `None`: this one is not kept. It may be called again
-/// for the same request where a batch has to be decided anew.
+/// How an answer is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// As it went out.
+    Whole(Answer),
+    /// Invoices that were made, or a payment that was requested, are told of by their events, which never
+    /// change: their answer is written from these again. Most answers are such, and are half of what a request
+    /// would write otherwise.
+    Events {
+        /// The sequence of the first.
+        first: u64,
+        /// That of the last.
+        last: u64,
+    },
+}
+
+/// Turns a result into the answer to keep. `None`: this one is not kept. It may be called again for the
+/// same request: where a batch has to be decided anew, and where the request comes again and its answer is kept
+/// by its events. It must then write the same bytes; the results of `Create` that are all new, and of `pay` that
+/// is, are always kept.
 pub type Encode = Box<dyn Fn(&Result<Reply, Refusal>) -> Option<Answer> + Send>;
 
 /// An idempotency key with what it stands for.
@@ -144,7 +162,7 @@ pub struct Idempotency {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant)]
 pub enum Outcome {
-    /// Decided now; with the answer as it was kept, where a key was given.
+    /// Decided now; with the answer as it was kept, where a key was given and it is kept as it goes out.
     Fresh(Result<Reply, Refusal>, Option<Answer>),
     /// The key has been answered before: this is that answer.
     Replayed(Answer),

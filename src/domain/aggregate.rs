@@ -93,25 +93,9 @@ impl Aggregate {
                     next(invoice.status, InvoiceInput::Pay).map_err(|why| error(&why))?;
             }
             invoice.attempts = *attempt;
-            self.payments.push(Payment {
-                id: *id,
-                attempt: *attempt,
-                key: key.clone(),
-                method: method.clone(),
-                state: PaymentState::Requested,
-                gateway: None,
-                gateway_reference: None,
-                failure: None,
-                requested_at: at,
-                due_at: *due_at,
-                sent_at: None,
-                finished_at: None,
-                resends: 0,
-                contradicted: false,
-                restored: false,
-                traceparent: None,
-                work: Working::default(),
-            });
+            let names = (*id, *attempt, key.clone());
+            self.payments
+                .push(Payment::requested(names, method.clone(), at, *due_at));
             return Ok(());
         }
         let payment = match event.payment() {

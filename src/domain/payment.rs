@@ -223,6 +223,37 @@ pub struct Payment {
     pub work: Working,
 }
 
+impl Payment {
+    /// A new one, as it is requested `at` a time and due at another.
+    #[must_use]
+    pub fn requested(
+        (id, attempt, key): (PaymentId, u32, GatewayKey),
+        method: Option<String>,
+        at: Timestamp,
+        due_at: Timestamp,
+    ) -> Self {
+        Self {
+            id,
+            attempt,
+            key,
+            method,
+            state: PaymentState::Requested,
+            gateway: None,
+            gateway_reference: None,
+            failure: None,
+            requested_at: at,
+            due_at,
+            sent_at: None,
+            finished_at: None,
+            resends: 0,
+            contradicted: false,
+            restored: false,
+            traceparent: None,
+            work: Working::default(),
+        }
+    }
+}
+
 /// What only the workers need: in the tables, not in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Working {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use payd::application::ports::ChargeRequest;
+use payd::application::request::Answer;
 use payd::application::{chain, decode, first_digest};
 use payd::domain::{
     Aggregate, Cause, Command, Event, FailureKind, InvoiceStatus, Payment, PaymentId, PaymentState,
@@ -28,6 +29,8 @@ pub(crate) struct Witness {
     pub(crate) deliverable: Vec<Deliverable>,
     /// Those that have been: they must change nothing any more.
     pub(crate) delivered: Vec<Deliverable>,
+    /// The first answer that was heard under each key of a client.
+    pub(crate) told: HashMap<(String, String), Answer>,
     /// The fold of the log so far, by row.
     folded: Vec<Aggregate>,
     digest: Option<[u8; 32]>,

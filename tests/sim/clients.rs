@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use payd::application::ports::{ChargeRequest, Gateway};
 use payd::application::request::{
-    Action, Answer, Caller, Idempotency, Outcome, Reply, SubmitError,
+    Action, Answer, Caller, Idempotency, Kept, Outcome, Reply, StoredAnswer, SubmitError,
 };
 use payd::application::{Bus, EngineHandle};
 use payd::domain::{
@@ -290,11 +290,11 @@ impl Task {
         answered
     }
 
-    fn kept(&self, key: &str) -> Option<([u8; 32], Answer)> {
+    fn kept(&self, key: &str) -> Option<StoredAnswer> {
         let name = (self.caller().actor.to_string(), key.to_owned());
         self.world.with(|state| {
             let kept = state.disk.answers.get(&name);
-            kept.map(|(stored, _)| (stored.fingerprint, stored.answer.clone()))
+            kept.map(|(stored, _)| stored.clone())
         })
     }
 
@@ -304,32 +304,54 @@ impl Task {
         state: &mut State,
         answer: &Result<Outcome, SubmitError>,
         (key, at, twice): (Option<&str>, usize, bool),
-        kept_before: Option<&([u8; 32], Answer)>,
+        kept_before: Option<&StoredAnswer>,
     ) {
         let name = key.map(|key| (self.caller().actor.to_string(), key.to_owned()));
         let kept = name
-            .and_then(|name| state.disk.answers.get(&name))
+            .as_ref()
+            .and_then(|name| state.disk.answers.get(name))
             .map(|(stored, _)| stored.clone());
+        let name = name.unwrap_or_default();
         match answer {
             Ok(Outcome::Fresh(result, told)) => {
                 state.must(kept_before.is_none(), || {
                     format!("{key:?} was decided anew, though an answer was kept")
                 });
-                let same = kept.map(|kept| kept.answer) == *told;
+                let written = key.and_then(|_| encode(result));
+                let same = match kept.map(|kept| kept.kept) {
+                    Some(Kept::Whole(kept)) => told.as_ref() == Some(&kept),
+                    // Its answer is written of the result, now as later.
+                    Some(Kept::Events { first, last }) => {
+                        told.is_none() && written.is_some() && first <= last
+                    }
+                    None => told.is_none() && written.is_none(),
+                };
                 state.must(same, || {
                     format!("the answer under {key:?} is not kept as it was told")
                 });
+                if let Some(written) = written {
+                    state.witness.told.insert(name, written);
+                }
                 acknowledged(state, result);
             }
             Ok(Outcome::Replayed(told)) => {
-                let same = kept_before
-                    .is_some_and(|(print, kept)| *print == fingerprint(at) && kept == told);
+                let same = kept_before.is_some_and(|before| {
+                    let kept = match &before.kept {
+                        Kept::Whole(kept) => kept == told,
+                        // Where nobody heard the first answer, this is the first that is heard.
+                        Kept::Events { .. } => {
+                            let first = state.witness.told.entry(name);
+                            first.or_insert_with(|| told.clone()) == told
+                        }
+                    };
+                    kept && before.fingerprint == fingerprint(at)
+                });
                 state.must(same, || {
                     format!("{key:?} is replayed as {told:?}, and kept was {kept_before:?}")
                 });
             }
             Ok(Outcome::KeyReused) => {
-                let other = kept_before.is_some_and(|(print, _)| *print != fingerprint(at));
+                let other = kept_before.is_some_and(|it| it.fingerprint != fingerprint(at));
                 state.must(other, || {
                     format!("{key:?} is called used for something else")
                 });
@@ -536,12 +558,11 @@ fn fingerprint(at: usize) -> [u8; 32] {
 /// As HTTP does: what was done and what is in conflict is kept, the rest is not.
 fn encode(result: &Result<Reply, Refusal>) -> Option<Answer> {
     let (status, body) = match result {
-        Ok(Reply::Payment { payment, fresh }) => (
-            if *fresh { 202 } else { 200 },
-            format!("{} {}", payment.payment.id, payment.payment.state.as_str()),
-        ),
+        Ok(Reply::Payment { payment, fresh }) => {
+            (if *fresh { 202 } else { 200 }, format!("{payment:?}"))
+        }
         Ok(Reply::Created(each)) => match each.first() {
-            Some(Ok((_, created))) => (if *created { 201 } else { 200 }, "invoice".to_owned()),
+            Some(Ok((view, created))) => (if *created { 201 } else { 200 }, format!("{view:?}")),
             _ => (409, "exists".to_owned()),
         },
         Ok(Reply::Invoice(view)) => (200, view.invoice.status.as_str().to_owned()),

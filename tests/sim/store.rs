@@ -592,8 +592,9 @@ impl Store for ModelStore {
         )
     }
 
-    fn append(&mut self, record: &EventRecord, invoice_row: i64) -> Result<(), StoreError> {
+    fn append(&mut self, record: EventRecord, invoice_row: i64) -> Result<(), StoreError> {
         self.pass(Call::Write)?;
+        let copy = self.real.is_some().then(|| record.clone());
         self.both(
             "append",
             |state| {
@@ -607,20 +608,37 @@ impl Store for ModelStore {
                 state.disk.log.push(Logged {
                     row: usize::try_from(invoice_row - 1).unwrap_or(usize::MAX),
                     kind: record.kind,
-                    bytes: record.bytes.clone(),
+                    bytes: record.json.into_bytes(),
                     digest: record.digest,
                 });
                 Ok(())
             },
-            |real| real.append(record, invoice_row),
+            |real| match copy {
+                Some(copy) => real.append(copy, invoice_row),
+                None => Ok(()),
+            },
+        )
+    }
+
+    fn events(&mut self, first: u64, last: u64) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.pass(Call::Read)?;
+        self.both(
+            "events",
+            |state| {
+                let place = |it: u64| usize::try_from(it).unwrap_or(usize::MAX);
+                let log = state.disk.log.iter().take(place(last));
+                let events = log.skip(place(first.saturating_sub(1)));
+                Ok(events.map(|it| it.bytes.clone()).collect())
+            },
+            |real| real.events(first, last),
         )
     }
 
     fn keep_answer(
         &mut self,
-        actor: &str,
+        actor: &Arc<str>,
         key: &str,
-        answer: &StoredAnswer,
+        answer: StoredAnswer,
     ) -> Result<(), StoreError> {
         self.pass(Call::Write)?;
         if self.forgets(Canary::StoreForgetsAnswers) {
@@ -629,7 +647,7 @@ impl Store for ModelStore {
         self.both(
             "keep_answer",
             |state| {
-                let name = (actor.to_owned(), key.to_owned());
+                let name = (actor.to_string(), key.to_owned());
                 let disk = &mut state.disk;
                 if disk.answers.contains_key(&name) {
                     return Err(constraint("UNIQUE of answers: key, actor"));
@@ -638,7 +656,7 @@ impl Store for ModelStore {
                 disk.answers.insert(name, (answer.clone(), disk.age_ms));
                 Ok(())
             },
-            |real| real.keep_answer(actor, key, answer),
+            |real| real.keep_answer(actor, key, answer.clone()),
         )
     }
 

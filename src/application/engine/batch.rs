@@ -1,6 +1,5 @@
 //! One transaction: requests decided in turn on a working set, then written and committed.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,11 +9,11 @@ use crate::domain::{
 };
 use crate::failpoints;
 
-use super::super::event_log::{EventRecord, Origin};
+use super::super::event_log::{EventRecord, Origin, decode};
 use super::super::metrics::{Appended, Decided};
 use super::super::ports::{ChargeRequest, Head, PaymentRecord, Queue, Store, StoreError};
 use super::super::request::{
-    Action, Caller, Envelope, InvoiceView, Outcome, Reply, StoredAnswer, SubmitError,
+    Action, Caller, Encode, Envelope, InvoiceView, Kept, Outcome, Reply, StoredAnswer, SubmitError,
 };
 use super::super::tokens::{self, Token};
 use super::super::working_set::{Entry, WorkingSet};
@@ -35,7 +34,6 @@ pub(super) struct Batch<'e, S> {
     paused: bool,
     set: WorkingSet,
     records: Vec<(InvoiceId, EventRecord)>,
-    answers: HashMap<(Arc<str>, String), StoredAnswer>,
     lines: Vec<Line>,
     settled: Vec<InvoiceId>,
     due: Vec<ChargeRequest>,
@@ -115,7 +113,6 @@ impl<'e, S: Store> Batch<'e, S> {
             paused: engine.info.paused,
             set: WorkingSet::default(),
             records: Vec::new(),
-            answers: HashMap::new(),
             lines: Vec::new(),
             settled: Vec::new(),
             due: Vec::new(),
@@ -137,33 +134,96 @@ impl<'e, S: Store> Batch<'e, S> {
                 .act(request)?
                 .map(|result| Outcome::Fresh(result, None)));
         };
-        let name = (Arc::clone(&request.caller.actor), key.key.clone());
-        let kept = match self.answers.get(&name) {
-            Some(answer) => Some(answer.clone()),
-            None => self.engine.store.answer(&name.0, &name.1)?,
-        };
-        match kept {
+        let actor = &request.caller.actor;
+        match self.engine.store.answer(actor, &key.key)? {
             Some(kept) if kept.fingerprint == key.fingerprint => {
-                return Ok(Ok(Outcome::Replayed(kept.answer)));
+                return self.again(kept.kept, &key.encode);
             }
             Some(_) => return Ok(Ok(Outcome::KeyReused)),
             None => {}
         }
+        let before = self.head.sequence;
         let result = match self.act(request)? {
             Ok(result) => result,
             Err(error) => return Ok(Err(error)),
         };
-        let answer = (key.encode)(&result);
-        if let Some(answer) = &answer {
+        let events = (before + 1, self.head.sequence);
+        let (kept, answer) = if is_told_by(events, &request.action, &result) {
+            let (first, last) = events;
+            (Some(Kept::Events { first, last }), None)
+        } else {
+            let answer = (key.encode)(&result);
+            (answer.clone().map(Kept::Whole), answer)
+        };
+        if let Some(kept) = kept {
             let stored = StoredAnswer {
                 fingerprint: key.fingerprint,
-                answer: answer.clone(),
+                kept,
             };
-            self.engine.store.keep_answer(&name.0, &name.1, &stored)?;
-            self.answers.insert(name, stored);
+            self.engine.store.keep_answer(actor, &key.key, stored)?;
             self.wrote = true;
         }
         Ok(Ok(Outcome::Fresh(result, answer)))
+    }
+
+    /// The answer that was given before.
+    fn again(&mut self, kept: Kept, encode: &Encode) -> Result<Answered, StoreError> {
+        let (first, last) = match kept {
+            Kept::Whole(answer) => return Ok(Ok(Outcome::Replayed(answer))),
+            Kept::Events { first, last } => (first, last),
+        };
+        // They may be as new as this batch.
+        self.flush()?;
+        let events = self.engine.store.events(first, last)?;
+        let answer = self.replied(&events).and_then(|reply| {
+            encode(&Ok(reply))
+                .ok_or_else(|| StoreError::BadRow("it is not one that is kept".to_owned()))
+        });
+        match answer {
+            Ok(answer) => Ok(Ok(Outcome::Replayed(answer))),
+            Err(StoreError::BadRow(why)) => {
+                tracing::error!(
+                    first, last, %why,
+                    "a kept answer cannot be written from its events again; `payd verify` says more"
+                );
+                Ok(Err(SubmitError::Internal(why)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What was replied to the request that these events came of: the inverse of [`is_told_by`].
+    fn replied(&mut self, events: &[Vec<u8>]) -> Result<Reply, StoreError> {
+        let bad = |why: &str| StoreError::BadRow(why.to_owned());
+        let mut created = Vec::with_capacity(events.len());
+        for bytes in events {
+            let decoded = decode(bytes).map_err(|error| StoreError::BadRow(error.to_string()))?;
+            match decoded.event {
+                Event::InvoiceCreated(invoice) => {
+                    let view = view(&Aggregate::new(*invoice));
+                    created.push(Ok((view, true)));
+                }
+                Event::PaymentRequested {
+                    payment,
+                    attempt,
+                    key,
+                    method,
+                    due_at,
+                    cause,
+                } if events.len() == 1 && cause.is_new_payment() => {
+                    let names = (payment, attempt, key);
+                    let payment = Payment::requested(names, method, decoded.at, due_at);
+                    let entry = self.load(&decoded.invoice)?;
+                    let entry = entry.ok_or_else(|| bad("its invoice is gone"))?;
+                    return Ok(payment_reply(&entry.aggregate, &payment, true));
+                }
+                _ => return Err(bad("an event is not of a request that was answered")),
+            }
+        }
+        if created.is_empty() {
+            return Err(bad("its events are gone"));
+        }
+        Ok(Reply::Created(created))
     }
 
     /// The inner result is the rules' word; the outer one says that a row could not be read.
@@ -576,7 +636,7 @@ impl<'e, S: Store> Batch<'e, S> {
             let row = row.ok_or_else(|| {
                 StoreError::Fatal(format!("invoice {invoice} has no row after it was saved"))
             })?;
-            store.append(&record, row)?;
+            store.append(record, row)?;
         }
         self.wrote |= wrote;
         Ok(())
@@ -754,6 +814,24 @@ impl<'e, S: Store> Batch<'e, S> {
             .get(id)
             .map(|entry| &entry.aggregate)
             .ok_or(Undecided::Refused(Refusal::InvoiceNotFound))
+    }
+}
+
+/// Whether these events say all that is answered: each invoice of the request was made, or its payment requested.
+fn is_told_by((first, last): (u64, u64), action: &Action, result: &Ruled) -> bool {
+    let events = usize::try_from((last + 1).saturating_sub(first)).unwrap_or(0);
+    match (action, result) {
+        (Action::Create(invoices), Ok(Reply::Created(created))) => {
+            let fresh = |it: &Result<_, _>| matches!(it, Ok((_, true)));
+            events > 0
+                && events == invoices.len()
+                && events == created.len()
+                && created.iter().all(fresh)
+        }
+        (Action::OnInvoice(_, Command::Pay { .. }), Ok(Reply::Payment { fresh, .. })) => {
+            events == 1 && *fresh
+        }
+        _ => false,
     }
 }
 

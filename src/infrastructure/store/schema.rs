@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_tokens.sql"),
     include_str!("migrations/0003_restored.sql"),
     include_str!("migrations/0004_late_indexes.sql"),
+    include_str!("migrations/0005_answers_by_events.sql"),
 ];
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.

@@ -4,11 +4,12 @@
 //! opened and closed. A batch of the engine's has many rows for the same few tables; they gather here until
 //! somebody reads, or commits.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use rusqlite::types::Null;
 use rusqlite::{Connection, Statement};
 
-use crate::application::request::StoredAnswer;
+use crate::application::request::{Kept, StoredAnswer};
 use crate::domain::{Invoice, Timestamp};
 
 use super::rows::status_code;
@@ -170,24 +171,37 @@ static EVENTS: Insert<EventRow> = Insert {
 
 /// An answer under its idempotency key.
 pub(super) struct AnswerRow {
-    pub(super) actor: String,
+    pub(super) actor: Arc<str>,
     pub(super) key: String,
     pub(super) stored: StoredAnswer,
     pub(super) born_at_age: i64,
 }
 
 static ANSWERS: Insert<AnswerRow> = Insert {
-    into: "answers (actor, key, fingerprint, status, location, body, born_at_age)",
-    columns: 7,
+    into: "answers (actor, key, fingerprint, status, location, body, born_at_age, first_event, last_event)",
+    columns: 9,
     bind: |statement, at, row| {
-        let answer = &row.stored.answer;
-        statement.raw_bind_parameter(at, &row.actor)?;
+        statement.raw_bind_parameter(at, &*row.actor)?;
         statement.raw_bind_parameter(at + 1, &row.key)?;
         statement.raw_bind_parameter(at + 2, row.stored.fingerprint.as_slice())?;
-        statement.raw_bind_parameter(at + 3, answer.status)?;
-        statement.raw_bind_parameter(at + 4, &answer.location)?;
-        statement.raw_bind_parameter(at + 5, &answer.body)?;
-        statement.raw_bind_parameter(at + 6, row.born_at_age)
+        statement.raw_bind_parameter(at + 6, row.born_at_age)?;
+        match &row.stored.kept {
+            Kept::Whole(answer) => {
+                statement.raw_bind_parameter(at + 3, answer.status)?;
+                statement.raw_bind_parameter(at + 4, &answer.location)?;
+                statement.raw_bind_parameter(at + 5, &answer.body)?;
+                statement.raw_bind_parameter(at + 7, Null)?;
+                statement.raw_bind_parameter(at + 8, Null)
+            }
+            Kept::Events { first, last } => {
+                statement.raw_bind_parameter(at + 3, 0)?;
+                statement.raw_bind_parameter(at + 4, Null)?;
+                statement.raw_bind_parameter(at + 5, b"".as_slice())?;
+                // Sequences are within what SQLite has; a negative one would be no event's.
+                statement.raw_bind_parameter(at + 7, i64::try_from(*first).unwrap_or(-1))?;
+                statement.raw_bind_parameter(at + 8, i64::try_from(*last).unwrap_or(-1))
+            }
+        }
     },
     sql: [const { OnceLock::new() }; 3],
 };

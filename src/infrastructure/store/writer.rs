@@ -1,13 +1,14 @@
 //! The one writer.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::config::DbConfig;
 use rusqlite::types::ToSql;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::application::ports::{Head, Queue, Restored, Store, StoreError, StoreInfo};
-use crate::application::request::{Answer, StoredAnswer};
+use crate::application::request::{Answer, Kept, StoredAnswer};
 use crate::application::{
     Entry, EventRecord, Token, chain, decode, first_digest, is_what_its_events_say,
 };
@@ -249,13 +250,18 @@ impl SqliteStore {
             .prepare_cached("SELECT json FROM events WHERE invoice = ?1 ORDER BY sequence")
             .and_then(|mut statement| {
                 statement
-                    .query_map([n], |row| Ok(row.get_ref(0)?.as_bytes()?.to_vec()))?
+                    .query_map([n], event_bytes)?
                     .collect::<Result<Vec<_>, _>>()
             })
             .map_err(sort_row)?;
         is_what_its_events_say(aggregate, &events)
             .map_err(|why| StoreError::BadRow(format!("invoice {}: {why}", aggregate.invoice.id())))
     }
+}
+
+/// An event's JSON, as it is, in the first column.
+fn event_bytes(row: &Row<'_>) -> rusqlite::Result<Vec<u8>> {
+    Ok(row.get_ref(0)?.as_bytes()?.to_vec())
 }
 
 /// Whether a command on it may lead to a send: then it is worth looking twice. While a payment is with the
@@ -508,22 +514,29 @@ impl Store for SqliteStore {
 
     fn answer(&mut self, actor: &str, key: &str) -> Result<Option<StoredAnswer>, StoreError> {
         let mut waiting = self.waiting.answers.waiting().iter();
-        if let Some(row) = waiting.find(|row| row.key == key && row.actor == actor) {
+        if let Some(row) = waiting.find(|row| row.key == key && &*row.actor == actor) {
             return Ok(Some(row.stored.clone()));
         }
-        let sql =
-            "SELECT fingerprint, status, location, body FROM answers WHERE key = ?1 AND actor = ?2";
+        let sql = "SELECT fingerprint, status, location, body, first_event, last_event FROM answers \
+             WHERE key = ?1 AND actor = ?2";
         let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
         statement
             .query_row([key, actor], |row| {
-                let answer = Answer {
-                    status: row.get(1)?,
-                    location: row.get(2)?,
-                    body: row.get(3)?,
+                let sequence = |it: i64| u64::try_from(it).unwrap_or(0);
+                let kept = match (row.get(4)?, row.get(5)?) {
+                    (Some(first), Some(last)) => Kept::Events {
+                        first: sequence(first),
+                        last: sequence(last),
+                    },
+                    _ => Kept::Whole(Answer {
+                        status: row.get(1)?,
+                        location: row.get(2)?,
+                        body: row.get(3)?,
+                    }),
                 };
                 Ok(StoredAnswer {
                     fingerprint: row.get(0)?,
-                    answer,
+                    kept,
                 })
             })
             .optional()
@@ -555,16 +568,14 @@ impl Store for SqliteStore {
         Ok(())
     }
 
-    fn append(&mut self, record: &EventRecord, invoice_row: i64) -> Result<(), StoreError> {
-        let json = std::str::from_utf8(&record.bytes)
-            .map_err(|error| StoreError::Fatal(error.to_string()))?;
+    fn append(&mut self, record: EventRecord, invoice_row: i64) -> Result<(), StoreError> {
         let sequence =
             i64::try_from(record.sequence).map_err(|error| StoreError::Fatal(error.to_string()))?;
         let row = EventRow {
             sequence,
             invoice: invoice_row,
             kind: type_code(record.kind),
-            json: json.to_owned(),
+            json: record.json,
             digest: record.digest,
         };
         // Its invoice may wait too.
@@ -576,16 +587,31 @@ impl Store for SqliteStore {
         Ok(())
     }
 
+    fn events(&mut self, first: u64, last: u64) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.write_waiting()?;
+        let sequence = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
+        self.connection
+            .prepare_cached(
+                "SELECT json FROM events WHERE sequence BETWEEN ?1 AND ?2 ORDER BY sequence",
+            )
+            .and_then(|mut statement| {
+                statement
+                    .query_map([sequence(first), sequence(last)], event_bytes)?
+                    .collect()
+            })
+            .map_err(sort_row)
+    }
+
     fn keep_answer(
         &mut self,
-        actor: &str,
+        actor: &Arc<str>,
         key: &str,
-        stored: &StoredAnswer,
+        stored: StoredAnswer,
     ) -> Result<(), StoreError> {
         let row = AnswerRow {
-            actor: actor.to_owned(),
+            actor: Arc::clone(actor),
             key: key.to_owned(),
-            stored: stored.clone(),
+            stored,
             born_at_age: self.age()?,
         };
         let added = self.waiting.answers.add(&self.connection, row);

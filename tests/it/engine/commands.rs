@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use payd::application::request::{Action, Outcome, Reply, SubmitError};
-use payd::domain::{Command, Finding, Outcome as Sent, Refusal, ResolveAs};
+use payd::application::request::{Action, Answer, Outcome, Reply, SubmitError};
+use payd::domain::{Command, Finding, InvoiceId, Outcome as Sent, Refusal, ResolveAs, Timestamp};
 
 use super::bench::{
     Bench, GATEWAY, approved, declined, failure, invoice, key, pay, payment_of, unknown,
@@ -529,9 +529,10 @@ fn a_key_is_answered_once_also_in_one_batch_and_over_a_restart() {
     let mut bench = Bench::new();
     bench.create("inv-1").unwrap();
     let mut answers = bench.batch((0..5).map(|_| (pay("inv-1"), key("k", 1))).collect());
-    let Ok(Outcome::Fresh(Ok(_), Some(first))) = answers.remove(0) else {
-        panic!("the first is decided")
+    let Ok(Outcome::Fresh(result @ Ok(_), None)) = answers.remove(0) else {
+        panic!("the first is decided, and kept by its event")
     };
+    let first = (key("k", 1).unwrap().encode)(&result).unwrap();
     for answer in answers {
         assert!(matches!(answer, Ok(Outcome::Replayed(again)) if again == first));
     }
@@ -542,6 +543,92 @@ fn a_key_is_answered_once_also_in_one_batch_and_over_a_restart() {
     ]);
     assert!(matches!(&again[0], Ok(Outcome::Replayed(it)) if *it == first));
     assert!(matches!(&again[1], Ok(Outcome::KeyReused)));
+}
+
+/// The encoder of these tests shows all of a result, so that the results are the same, not only their answers.
+#[test]
+fn what_was_made_or_requested_is_answered_again_from_its_events() {
+    let mut bench = Bench::new();
+    let mut full = invoice("full", 7);
+    full.description = Some("a \"line\"\nand ключ".to_owned());
+    full.metadata = [("k".to_owned(), "{".to_owned())].into();
+    full.payment_method = Some("pm".to_owned());
+    full.due_at = Some(Timestamp::from_millis(1));
+    bench.submit(Action::Create(vec![full.clone()])).unwrap();
+    let requests = || {
+        let create = |ids: &[&str]| Action::Create(ids.iter().map(|id| invoice(id, 5)).collect());
+        let mut other = full.clone();
+        other.id = InvoiceId::parse("other").unwrap();
+        [
+            create(&["one"]),
+            create(&["some", "more"]),
+            Action::Create(vec![other]),
+            // These are kept whole: there is an invoice that was there, and one twice.
+            create(&["one", "new"]),
+            create(&["twice", "twice"]),
+            pay("full"),
+            pay("one"),
+            pay("one"),
+        ]
+    };
+    let keyed = |fingerprint| {
+        let all = requests().into_iter().enumerate();
+        all.map(|(n, action)| (action, key(&format!("k-{n}"), fingerprint)))
+            .collect()
+    };
+    let encode = key("k", 1).unwrap().encode;
+    let first: Vec<Answer> = bench
+        .batch(keyed(1))
+        .into_iter()
+        .map(|outcome| match outcome {
+            Ok(Outcome::Fresh(result, None)) => encode(&result).unwrap(),
+            Ok(Outcome::Fresh(_, Some(answer))) => answer,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let whole = |bench: &Bench| -> i64 {
+        let sql = "SELECT count(*) FROM answers WHERE first_event IS NULL AND length(body) > 0";
+        let database = bench.database();
+        database.query_row(sql, [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(whole(&bench), 3);
+    for _ in 0..2 {
+        for (outcome, first) in bench.batch(keyed(1)).into_iter().zip(&first) {
+            match outcome {
+                Ok(Outcome::Replayed(again)) => assert_eq!(again, *first),
+                other => panic!("{other:?}"),
+            }
+        }
+        for outcome in bench.batch(keyed(2)) {
+            assert!(matches!(outcome, Ok(Outcome::KeyReused)), "{outcome:?}");
+        }
+        // What has become of them since is in no first answer.
+        let due = bench.claim_due();
+        for request in &due {
+            bench.settle(request, approved()).unwrap();
+        }
+        bench.restart();
+    }
+    bench.verify();
+}
+
+#[test]
+fn an_answer_whose_event_is_damaged_is_an_error_and_nothing_happens_twice() {
+    let mut bench = Bench::new();
+    let create = || vec![(Action::Create(vec![invoice("inv-1", 5)]), key("k", 1))];
+    assert!(bench.batch(create()).remove(0).is_ok());
+    let log = bench.log().len();
+    bench
+        .database()
+        .execute_batch(
+            "DROP TRIGGER events_never_change; UPDATE events SET json = '{}' WHERE sequence = 1",
+        )
+        .unwrap();
+    assert!(matches!(
+        bench.batch(create()).remove(0),
+        Err(SubmitError::Internal(_))
+    ));
+    assert_eq!(bench.log().len(), log);
 }
 
 #[test]

@@ -115,15 +115,19 @@ impl Store for Faulty {
         self.store.answer(actor, key)
     }
 
-    fn append(&mut self, record: &EventRecord, invoice_row: i64) -> Result<(), StoreError> {
+    fn append(&mut self, record: EventRecord, invoice_row: i64) -> Result<(), StoreError> {
         self.store.append(record, invoice_row)
+    }
+
+    fn events(&mut self, first: u64, last: u64) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.store.events(first, last)
     }
 
     fn keep_answer(
         &mut self,
-        actor: &str,
+        actor: &Arc<str>,
         key: &str,
-        answer: &StoredAnswer,
+        answer: StoredAnswer,
     ) -> Result<(), StoreError> {
         self.store.keep_answer(actor, key, answer)
     }
