@@ -42,7 +42,9 @@ impl<R> Insert<R> {
         self.sql[place].get_or_init(|| {
             let row = format!("({})", vec!["?"; self.columns].join(", "));
             let rows = vec![row.as_str(); rows].join(", ");
-            format!("INSERT INTO {} VALUES {rows}", self.into)
+            // A row that is refused ends the transaction here: what the statement has written before it need not be
+            // undone by itself, and SQLite keeps no copy of each page for that.
+            format!("INSERT OR FAIL INTO {} VALUES {rows}", self.into)
         })
     }
 
