@@ -118,6 +118,8 @@ pub struct InvoicePage<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::domain::{Amount, Currency, InvoiceId, InvoiceStatus, Money, NewInvoice};
 
@@ -137,7 +139,7 @@ mod tests {
         };
         let bare = domain::Invoice::new(content.clone(), time(1));
         let full = domain::Invoice {
-            content: NewInvoice {
+            content: Arc::new(NewInvoice {
                 description: Some("a \"line\"\nand {".to_owned()),
                 metadata: [
                     ("{".to_owned(), "\\".to_owned()),
@@ -147,7 +149,7 @@ mod tests {
                 payment_method: Some("pm\u{7f}".to_owned()),
                 due_at: Some(time(2)),
                 ..content
-            },
+            }),
             attempts: 3,
             needs_attention: true,
             cancel_requested: true,

@@ -52,7 +52,7 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChargeRequest {
     /// The invoice, with its content as it was made.
-    pub invoice: crate::domain::NewInvoice,
+    pub invoice: Arc<crate::domain::NewInvoice>,
     /// The payment's id.
     pub payment: PaymentId,
     /// Its number.
@@ -360,7 +360,7 @@ pub struct InvoiceRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentRecord {
     /// The invoice that it is of, with its content.
-    pub invoice: crate::domain::NewInvoice,
+    pub invoice: Arc<crate::domain::NewInvoice>,
     /// The payment.
     pub payment: Payment,
 }

@@ -1,6 +1,8 @@
 //! The invoices that a batch touches: loaded once, changed in memory, written once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
+
+use foldhash::fast::RandomState;
 
 use crate::domain::{Aggregate, InvoiceId, PaymentId};
 
@@ -70,59 +72,86 @@ impl Entry {
 /// The entries of a batch.
 #[derive(Debug, Default)]
 pub struct WorkingSet {
-    entries: HashMap<InvoiceId, Entry>,
-    order: Vec<InvoiceId>,
+    /// In the order in which they were added, which is that in which they are written.
+    entries: Vec<Entry>,
+    places: HashMap<InvoiceId, usize, RandomState>,
 }
 
 impl WorkingSet {
+    /// Where an invoice is in the set, if it is.
+    #[must_use]
+    pub fn place(&self, id: &InvoiceId) -> Option<usize> {
+        self.places.get(id).copied()
+    }
+
+    /// An entry by its place.
+    #[must_use]
+    pub fn at(&self, place: usize) -> Option<&Entry> {
+        self.entries.get(place)
+    }
+
+    /// The same, to change.
+    pub fn at_mut(&mut self, place: usize) -> Option<&mut Entry> {
+        self.entries.get_mut(place)
+    }
+
     /// An entry by its invoice's id.
     #[must_use]
     pub fn get(&self, id: &InvoiceId) -> Option<&Entry> {
-        self.entries.get(id)
+        self.at(self.place(id)?)
     }
 
     /// The same, to change.
     pub fn get_mut(&mut self, id: &InvoiceId) -> Option<&mut Entry> {
-        self.entries.get_mut(id)
+        self.at_mut(self.place(id)?)
     }
 
-    /// Adds an entry. Entries are written in the order in which they were added.
-    pub fn insert(&mut self, id: InvoiceId, entry: Entry) {
-        if self.entries.insert(id.clone(), entry).is_none() {
-            self.order.push(id);
+    /// Adds an entry, in the place of the one that there is of its invoice. Says which place that is.
+    pub fn insert(&mut self, entry: Entry) -> usize {
+        match self.places.entry(entry.aggregate.invoice.id().clone()) {
+            hash_map::Entry::Occupied(there) => {
+                let place = *there.get();
+                self.entries[place] = entry;
+                place
+            }
+            hash_map::Entry::Vacant(free) => {
+                let place = *free.insert(self.entries.len());
+                self.entries.push(entry);
+                place
+            }
         }
     }
 
     /// The invoice in the set that a payment is of.
     #[must_use]
     pub fn find_payment(&self, payment: PaymentId) -> Option<&InvoiceId> {
-        self.entries
-            .iter()
-            .find(|(_, entry)| entry.aggregate.payment(payment).is_some())
-            .map(|(id, _)| id)
+        let of = |entry: &&Entry| entry.aggregate.payment(payment).is_some();
+        let found = self.entries.iter().find(of);
+        found.map(|entry| entry.aggregate.invoice.id())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Takes it apart, in order.
-    pub fn into_entries(mut self) -> impl Iterator<Item = (InvoiceId, Entry)> {
-        self.order.into_iter().filter_map(move |id| {
-            let entry = self.entries.remove(&id)?;
-            Some((id, entry))
-        })
+    pub fn into_entries(self) -> impl Iterator<Item = Entry> {
+        self.entries.into_iter()
     }
 
     /// Calls `f` with each entry, in order, until one fails.
     ///
     /// # Errors
     /// The first of `f`.
-    pub fn try_for_each<E>(
-        &mut self,
-        mut f: impl FnMut(&mut Entry) -> Result<(), E>,
-    ) -> Result<(), E> {
-        for id in &self.order {
-            if let Some(entry) = self.entries.get_mut(id) {
-                f(entry)?;
-            }
-        }
-        Ok(())
+    pub fn try_for_each<E>(&mut self, f: impl FnMut(&mut Entry) -> Result<(), E>) -> Result<(), E> {
+        self.entries.iter_mut().try_for_each(f)
     }
 }

@@ -114,7 +114,7 @@ pub fn create(
             new.clone(),
             now,
         )))])),
-        Some(invoice) if invoice.content == *new => Ok(Decision::NOTHING),
+        Some(invoice) if *invoice.content == *new => Ok(Decision::NOTHING),
         Some(_) => Err(Refusal::InvoiceExists),
     }
 }

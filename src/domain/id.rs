@@ -210,7 +210,7 @@ impl fmt::Display for PaymentId {
 /// Invariant 6: a digest, never random, so that what is paid again after a restore meets the
 /// charge that stands.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct GatewayKey(String);
+pub struct GatewayKey(Arc<str>);
 
 impl GatewayKey {
     /// `payd_` and 40 hexadecimal digits, 160 bits.
@@ -222,14 +222,14 @@ impl GatewayKey {
             key.push(char::from(HEX[usize::from(byte >> 4)]));
             key.push(char::from(HEX[usize::from(byte & 15)]));
         }
-        Self(key)
+        Self(key.into())
     }
 
     /// A key that the store or the log kept. It stays what it was when the payment was requested,
     /// whatever [`names`] would say today.
     #[must_use]
-    pub const fn from_stored(key: String) -> Self {
-        Self(key)
+    pub fn from_stored(key: impl Into<Arc<str>>) -> Self {
+        Self(key.into())
     }
 
     /// The text.

@@ -1,6 +1,7 @@
 //! The invoice: a business obligation to be paid, and the table of its transitions.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{InvoiceId, Money, Timestamp};
 
@@ -129,8 +130,8 @@ pub struct NewInvoice {
 /// An invoice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invoice {
-    /// What the client gave.
-    pub content: NewInvoice,
+    /// What the client gave: the same for all that is made of the invoice from here on.
+    pub content: Arc<NewInvoice>,
     /// Where it stands.
     pub status: InvoiceStatus,
     /// Payments made for it so far; the attempt number of the latest.
@@ -157,9 +158,9 @@ pub struct Invoice {
 impl Invoice {
     /// A new one.
     #[must_use]
-    pub const fn new(content: NewInvoice, now: Timestamp) -> Self {
+    pub fn new(content: impl Into<Arc<NewInvoice>>, now: Timestamp) -> Self {
         Self {
-            content,
+            content: content.into(),
             status: InvoiceStatus::Pending,
             attempts: 0,
             attempts_before_round: 0,
@@ -175,7 +176,7 @@ impl Invoice {
 
     /// Its id.
     #[must_use]
-    pub const fn id(&self) -> &InvoiceId {
+    pub fn id(&self) -> &InvoiceId {
         &self.content.id
     }
 }

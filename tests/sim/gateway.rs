@@ -44,7 +44,7 @@ pub(crate) struct Ledger {
 /// What a request says, but for what is not in its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Body {
-    pub(crate) invoice: NewInvoice,
+    pub(crate) invoice: Arc<NewInvoice>,
     pub(crate) payment: PaymentId,
     pub(crate) attempt: u32,
     pub(crate) method: Option<String>,

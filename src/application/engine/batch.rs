@@ -18,6 +18,7 @@ use super::super::request::{
 use super::super::tokens::{self, Token};
 use super::super::working_set::{Entry, WorkingSet};
 use super::Engine;
+use super::recent::GENERATION_MAX;
 
 /// The rules' word on an action.
 type Ruled = Result<Reply, Refusal>;
@@ -33,7 +34,8 @@ pub(super) struct Batch<'e, S> {
     head: Head,
     paused: bool,
     set: WorkingSet,
-    records: Vec<(InvoiceId, EventRecord)>,
+    /// Events that are not with the store yet, with the place of their invoice in the set.
+    records: Vec<(usize, EventRecord)>,
     lines: Vec<Line>,
     settled: Vec<InvoiceId>,
     due: Vec<ChargeRequest>,
@@ -213,7 +215,8 @@ impl<'e, S: Store> Batch<'e, S> {
                 } if events.len() == 1 && cause.is_new_payment() => {
                     let names = (payment, attempt, key);
                     let payment = Payment::requested(names, method, decoded.at, due_at);
-                    let entry = self.load(&decoded.invoice)?;
+                    let place = self.load(&decoded.invoice)?;
+                    let entry = place.and_then(|place| self.set.at(place));
                     let entry = entry.ok_or_else(|| bad("its invoice is gone"))?;
                     return Ok(payment_reply(&entry.aggregate, &payment, true));
                 }
@@ -317,23 +320,21 @@ impl<'e, S: Store> Batch<'e, S> {
     ) -> Result<(InvoiceView, bool), Undecided> {
         let now = self.now;
         let standing = self.load(&new.id)?;
+        let standing = standing.and_then(|place| self.set.at(place));
         let decision = create(standing.map(|entry| &entry.aggregate.invoice), new, now)
             .map_err(Undecided::Refused)?;
-        let created = !decision.is_nothing();
-        if let Some(Event::InvoiceCreated(invoice)) = decision.events.first() {
+        if let Some(event @ Event::InvoiceCreated(invoice)) = decision.events.first() {
             let entry = Entry::new(Aggregate::new((**invoice).clone()));
-            let event = &decision.events[0];
+            let view = view(&entry.aggregate);
             let traceparent = caller.traceparent.as_deref();
             let record = self.record(&self.head, event, &entry.aggregate, caller, traceparent);
-            self.set.insert(new.id.clone(), entry);
-            self.push(&new.id, vec![record]);
+            let place = self.set.insert(entry);
+            self.push(place, record);
             self.commit.changes("create");
+            return Ok((view, true));
         }
-        let entry = self
-            .set
-            .get(&new.id)
-            .ok_or(Undecided::Refused(Refusal::InvoiceNotFound))?;
-        Ok((view(&entry.aggregate), created))
+        let entry = standing.ok_or(Undecided::Refused(Refusal::InvoiceNotFound))?;
+        Ok((view(&entry.aggregate), false))
     }
 
     fn on_invoice(
@@ -369,8 +370,8 @@ impl<'e, S: Store> Batch<'e, S> {
         let told = match invoice {
             Some(id) => self
                 .load(id)?
-                .is_some_and(|entry| entry.aggregate.payment(payment).is_some())
-                .then(|| id.clone()),
+                .and_then(|place| self.set.at(place)?.aggregate.payment(payment))
+                .map(|_| id.clone()),
             None => None,
         };
         // Paid in this very batch, it is in the set and not yet in the store.
@@ -421,9 +422,9 @@ impl<'e, S: Store> Batch<'e, S> {
     }
 
     fn lose_lease(&mut self, id: &InvoiceId, reason: &str) -> Result<bool, StoreError> {
-        let sending = self
-            .load_or_set_aside(id)?
-            .and_then(|entry| entry.aggregate.latest())
+        let place = self.load_or_set_aside(id)?;
+        let sending = place
+            .and_then(|place| self.set.at(place)?.aggregate.latest())
             .map(|payment| (payment.id, payment.work.epoch));
         let Some((payment, epoch)) = sending else {
             return Ok(false);
@@ -604,8 +605,12 @@ impl<'e, S: Store> Batch<'e, S> {
                 (id, view)
             })
             .collect();
-        for (id, entry) in self.set.into_entries() {
-            self.engine.recent.keep(id, entry);
+        // Where there are many, few of them are paid before they would have to go: invoices that come in bulk.
+        let many = self.set.len() > KEPT_MAX;
+        for entry in self.set.into_entries() {
+            if !many || entry.aggregate.latest().is_some() {
+                self.engine.recent.keep(entry);
+            }
         }
         Ok(Done {
             head: self.head,
@@ -631,10 +636,13 @@ impl<'e, S: Store> Batch<'e, S> {
             wrote = true;
             store.save(entry)
         })?;
-        for (invoice, record) in self.records.drain(..) {
-            let row = self.set.get(&invoice).and_then(|entry| entry.row);
+        for (place, record) in self.records.drain(..) {
+            let row = self.set.at(place).and_then(|entry| entry.row);
             let row = row.ok_or_else(|| {
-                StoreError::Fatal(format!("invoice {invoice} has no row after it was saved"))
+                StoreError::Fatal(format!(
+                    "the invoice of event {} has no row after it was saved",
+                    record.sequence
+                ))
             })?;
             store.append(record, row)?;
         }
@@ -650,7 +658,13 @@ impl<'e, S: Store> Batch<'e, S> {
         caller: &Caller,
     ) -> Result<bool, Undecided> {
         let context = self.engine.context(self.now);
-        let before = self.aggregate(id)?;
+        let place = self.set.place(id);
+        let place = place.ok_or(Undecided::Refused(Refusal::InvoiceNotFound))?;
+        let before = &self
+            .set
+            .at(place)
+            .ok_or(Undecided::Refused(Refusal::InvoiceNotFound))?
+            .aggregate;
         let decision = decide(before, command, &context).map_err(Undecided::Refused)?;
         if decision.is_nothing() {
             return Ok(false);
@@ -660,7 +674,7 @@ impl<'e, S: Store> Batch<'e, S> {
         let folded = self.fold(&mut after, &decision, caller)?;
         let settled = status_before == InvoiceStatus::Processing
             && after.invoice.status != InvoiceStatus::Processing;
-        if let Some(entry) = self.set.get_mut(id) {
+        if let Some(entry) = self.set.at_mut(place) {
             entry.aggregate = after;
             entry.invoice_changed |= !decision.events.is_empty();
             for payment in folded.payments {
@@ -675,7 +689,9 @@ impl<'e, S: Store> Batch<'e, S> {
                 }
             }
         }
-        self.push(id, folded.records);
+        for record in folded.records {
+            self.push(place, record);
+        }
         if settled {
             self.settled.push(id.clone());
         }
@@ -755,40 +771,34 @@ impl<'e, S: Store> Batch<'e, S> {
         (record, line)
     }
 
-    fn push(&mut self, id: &InvoiceId, records: Vec<(EventRecord, Line)>) {
-        for (record, line) in records {
-            self.head = record.head(self.now);
-            self.lines.push(line);
-            self.records.push((id.clone(), record));
-        }
+    fn push(&mut self, place: usize, (record, line): (EventRecord, Line)) {
+        self.head = record.head(self.now);
+        self.lines.push(line);
+        self.records.push((place, record));
     }
 
-    fn load(&mut self, id: &InvoiceId) -> Result<Option<&Entry>, StoreError> {
-        if self.set.get(id).is_none() {
-            let known = match self.engine.recent.take(id) {
-                Some(entry) => Some(entry),
-                None => self.engine.store.load(id)?,
-            };
-            match known {
-                Some(entry) => self.set.insert(id.clone(), entry),
-                None => return Ok(None),
-            }
+    /// Sees that an invoice is in the set, where there is one. Says in which place.
+    fn load(&mut self, id: &InvoiceId) -> Result<Option<usize>, StoreError> {
+        if let Some(place) = self.set.place(id) {
+            return Ok(Some(place));
         }
-        Ok(self.set.get(id))
+        let known = match self.engine.recent.take(id) {
+            Some(entry) => Some(entry),
+            None => self.engine.store.load(id)?,
+        };
+        Ok(known.map(|entry| self.set.insert(entry)))
     }
 
     /// For work that payd does by itself: an invoice that cannot be read must not stop the others.
-    fn load_or_set_aside(&mut self, id: &InvoiceId) -> Result<Option<&Entry>, StoreError> {
+    fn load_or_set_aside(&mut self, id: &InvoiceId) -> Result<Option<usize>, StoreError> {
         match self.load(id) {
-            Ok(_) => {}
             Err(StoreError::BadRow(why)) => {
                 self.engine.set_aside(id, &why);
-                return Ok(None);
+                Ok(None)
             }
-            // Anything else is about the database, not about this invoice.
-            Err(error) => return Err(error),
+            // Any other error is about the database, not about this invoice.
+            loaded => loaded,
         }
-        Ok(self.set.get(id))
     }
 
     /// Loads an invoice and carries a command of payd's own out on it. Says whether anything
@@ -844,6 +854,9 @@ fn decided(event: &Event) -> Option<(Decided, String)> {
         _ => None,
     }
 }
+
+/// Invoices of a batch up to which all of them are kept in memory for their next step: half of a generation.
+const KEPT_MAX: usize = GENERATION_MAX / 2;
 
 /// Answers dropped at once: a few milliseconds of work, so that a purge never holds up payments.
 const EXPIRE_MAX: usize = 1000;

@@ -7,12 +7,14 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use crate::domain::{InvoiceId, InvoiceStatus, PaymentId};
 
 use super::super::working_set::Entry;
 
 /// Entries in a generation, of which there are two; a kilobyte or so each.
-const GENERATION_MAX: usize = 1024;
+pub(super) const GENERATION_MAX: usize = 1024;
 
 /// Bytes of text of the client's in an invoice that is kept. Larger ones are read again.
 const TEXT_BYTES_MAX: usize = 2048;
@@ -30,8 +32,8 @@ pub(super) struct Recent {
 
 #[derive(Default)]
 struct Generation {
-    entries: HashMap<InvoiceId, Entry>,
-    by_payment: HashMap<PaymentId, InvoiceId>,
+    entries: HashMap<InvoiceId, Entry, RandomState>,
+    by_payment: HashMap<PaymentId, InvoiceId, RandomState>,
 }
 
 impl Generation {
@@ -59,17 +61,18 @@ impl Recent {
     }
 
     /// Keeps an invoice as it has just been committed, if there will be more steps.
-    pub(super) fn keep(&mut self, id: InvoiceId, entry: Entry) {
+    pub(super) fn keep(&mut self, entry: Entry) {
         if entry.is_changed() || entry.row.is_none() || !is_worth_it(&entry) {
             return;
         }
         if self.young.entries.len() >= GENERATION_MAX {
             self.old = std::mem::take(&mut self.young);
         }
+        let id = entry.aggregate.invoice.id();
         for payment in &entry.aggregate.payments {
             self.young.by_payment.insert(payment.id, id.clone());
         }
-        self.young.entries.insert(id, entry);
+        self.young.entries.insert(id.clone(), entry);
     }
 }
 

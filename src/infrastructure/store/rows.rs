@@ -2,6 +2,7 @@
 //! aside, and the others go on.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rusqlite::Row;
 
@@ -59,14 +60,14 @@ pub(super) fn invoice(row: &Row<'_>) -> Result<(i64, Invoice), StoreError> {
     })?;
     let currency = read.parse(3, "currency", |it: String| Currency::parse(&it).ok())?;
     let invoice = Invoice {
-        content: NewInvoice {
+        content: Arc::new(NewInvoice {
             id: read.parse(1, "id", |it: String| InvoiceId::parse(&it).ok())?,
             money: Money { amount, currency },
             description: read.get(4)?,
             metadata,
             payment_method: read.get(6)?,
             due_at: read.time_or_none(7)?,
-        },
+        }),
         status: read.parse(8, "status", |it: i64| {
             InvoiceStatus::ALL
                 .get(usize::from(u8::try_from(it).ok()?))

@@ -264,7 +264,7 @@ mod tests {
         let store = StoreId::from_uuid(uuid::Uuid::from_bytes([1; 16]));
         let (payment, key) = names(store, &invoice.id, 1, invoice.money);
         ChargeRequest {
-            invoice,
+            invoice: invoice.into(),
             payment,
             attempt: 1,
             key,

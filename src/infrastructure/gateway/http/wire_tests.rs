@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::*;
 
@@ -470,7 +471,7 @@ fn the_body_has_these_fields_in_this_order() {
         Amount, Currency, GatewayKey, InvoiceId, Money, NewInvoice, PaymentId, Timestamp,
     };
     let mut request = ChargeRequest {
-        invoice: NewInvoice {
+        invoice: Arc::new(NewInvoice {
             id: InvoiceId::parse("inv-1").unwrap(),
             money: Money {
                 amount: Amount::new(1000).unwrap(),
@@ -480,7 +481,7 @@ fn the_body_has_these_fields_in_this_order() {
             metadata: BTreeMap::new(),
             payment_method: Some("of_the_invoice".to_owned()),
             due_at: None,
-        },
+        }),
         payment: PaymentId::from_bytes([7; 16]),
         attempt: 1,
         key: GatewayKey::from_stored("payd_1".to_owned()),
@@ -495,8 +496,9 @@ fn the_body_has_these_fields_in_this_order() {
         r#"{"reference":"payd_1","payment_id":"pay_07070707-0707-0707-0707-070707070707","invoice_id":"inv-1","amount":1000,"currency":"EUR","payment_method":null,"description":null,"metadata":{}}"#
     );
     request.method = Some("tok \"1\"".to_owned());
-    request.invoice.description = Some("Bücher\n".to_owned());
-    request.invoice.metadata = [("b", "2"), ("a", "1")]
+    let invoice = Arc::make_mut(&mut request.invoice);
+    invoice.description = Some("Bücher\n".to_owned());
+    invoice.metadata = [("b", "2"), ("a", "1")]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into();
     let full = text(&request);
