@@ -317,6 +317,37 @@ fn fifty_payments_at_once_share_the_commits_and_the_work_of_a_batch() {
     hold(&costs, rows, 38_000);
 }
 
+#[test]
+fn an_id_that_is_beyond_all_others_is_not_looked_for() {
+    let mut metered = Metered::new();
+    let mut creates = |ids: &[&str]| {
+        let creates = ids.iter().map(|id| {
+            let id = InvoiceId::parse(id).unwrap();
+            envelope(Action::Create(vec![invoice(&id)]), None)
+        });
+        let (envelopes, waits): (Vec<_>, Vec<_>) = creates.unzip();
+        metered.cost_of(envelopes);
+        let replies = waits
+            .into_iter()
+            .map(|mut wait| match wait.try_recv().unwrap().unwrap() {
+                Outcome::Fresh(Ok(Reply::Created(created)), _) => created[0].as_ref().unwrap().1,
+                other => panic!("{other:?}"),
+            });
+        let fresh: Vec<bool> = replies.collect();
+        (metered.said().matches("WHERE i.id = ").count(), fresh)
+    };
+    // The store has "warm-0" already. What is within what there is is looked for, but for what the engine has in memory.
+    assert_eq!(creates(&["x1", "x2", "x3"]), (0, vec![true; 3]));
+    assert_eq!(creates(&["x2", "x4"]), (0, vec![false, true]));
+    assert_eq!(creates(&["a", "x4", "x5"]), (1, vec![true, false, true]));
+    assert_eq!(
+        creates(&["x5", "y", "y"]),
+        (0, vec![false, true, false]),
+        "also twice in a batch"
+    );
+    assert_eq!(creates(&["y", "x50"]), (1, vec![false, true]));
+}
+
 /// A batch that fails is decided anew, a commit for each request: nothing is lost, and nobody sees that it failed
 /// for no good reason.
 #[test]

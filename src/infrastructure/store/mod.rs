@@ -6,6 +6,7 @@
 mod open;
 mod schema;
 
+mod ahead;
 mod checkpoint;
 mod copy;
 mod late;

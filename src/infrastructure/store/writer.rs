@@ -7,7 +7,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use crate::application::ports::{Head, Queue, Restored, Store, StoreError, StoreInfo};
+use crate::application::ports::{Head, Queue, Restored, Sought, Store, StoreError, StoreInfo};
 use crate::application::request::{Answer, Kept, StoredAnswer};
 use crate::application::{
     Entry, EventRecord, Token, chain, decode, first_digest, is_what_its_events_say,
@@ -17,6 +17,7 @@ use crate::domain::{
     Timestamp,
 };
 
+use super::ahead::{Ahead, Look};
 use super::checkpoint::Checkpointer;
 use super::error::{sort, sort_row};
 use super::late::Late;
@@ -50,12 +51,16 @@ pub struct SqliteStore {
     pub(super) checkpointer: Checkpointer,
     pub(super) connection: Connection,
     path: PathBuf,
+    ahead: Ahead,
     mark: Mark,
     late: Late,
     waiting: Waiting,
     /// The key of the newest invoice, and payd's age in time lived, where they are known.
     newest_invoice: Option<i64>,
     age: Option<i64>,
+    /// The greatest id of an invoice, in the order of the index, where it is known: there is none beyond it. Where
+    /// clients send ids in order, each new one is, and need not be looked for.
+    greatest: Option<String>,
     /// The newest event of the transaction under way, with its digest.
     newest: Option<(u64, [u8; 32])>,
 }
@@ -72,11 +77,13 @@ impl SqliteStore {
             checkpointer,
             connection,
             path: path.to_owned(),
+            ahead: Ahead::new(path),
             mark,
             late,
             waiting: Waiting::new(),
             newest_invoice: None,
             age: None,
+            greatest: None,
             newest: None,
         }
     }
@@ -134,6 +141,10 @@ impl SqliteStore {
             let added = self.waiting.invoices.add(&self.connection, row);
             self.sorted(added)?;
             self.newest_invoice = Some(n);
+            let id = content.id.as_str();
+            if let Some(greatest) = self.greatest.as_mut().filter(|it| it.as_str() < id) {
+                id.clone_into(greatest);
+            }
             return Ok(n);
         };
         self.write_waiting_invoices()?;
@@ -175,6 +186,22 @@ impl SqliteStore {
         newest
             .checked_add(1)
             .ok_or_else(|| StoreError::Fatal("there are no more keys for invoices".to_owned()))
+    }
+
+    /// Whether an invoice's id is beyond all that there are. SQLite compares text by its bytes, as Rust does.
+    fn is_beyond_all(&mut self, id: &InvoiceId) -> Result<bool, StoreError> {
+        if self.greatest.is_none() {
+            self.write_waiting_invoices()?;
+            let sql = "SELECT coalesce(max(id), '') FROM invoices";
+            let greatest = self
+                .connection
+                .prepare_cached(sql)
+                .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+                .map_err(sort)?;
+            self.greatest = Some(greatest);
+        }
+        let greatest = self.greatest.as_deref();
+        Ok(greatest.is_some_and(|greatest| greatest < id.as_str()))
     }
 
     /// Payd's age in time lived, by which answers expire.
@@ -347,6 +374,20 @@ impl Store for SqliteStore {
         })
     }
 
+    fn expect(&mut self, sought: &mut dyn Iterator<Item = Sought<'_>>, at_most: usize) {
+        if !self.ahead.is_worth_it(at_most) {
+            return;
+        }
+        let looks = sought.filter_map(|sought| match sought {
+            // Where it cannot be read, that is seen when it is needed.
+            Sought::Invoice(id) if self.is_beyond_all(id).unwrap_or(true) => None,
+            Sought::Invoice(id) => Some(Look::Invoice(id.as_str().to_owned())),
+            Sought::Answer { actor, key } => Some(Look::Answer(key.to_owned(), actor.to_owned())),
+        });
+        let looks = looks.collect();
+        self.ahead.look(looks);
+    }
+
     fn begin(&mut self) -> Result<(), StoreError> {
         self.newest = None;
         self.waiting.forget();
@@ -356,6 +397,9 @@ impl Store for SqliteStore {
     }
 
     fn load(&mut self, id: &InvoiceId) -> Result<Option<Entry>, StoreError> {
+        if self.is_beyond_all(id)? {
+            return Ok(None);
+        }
         self.write_waiting_invoices()?;
         let mut statement = self
             .connection
@@ -694,7 +738,7 @@ impl Store for SqliteStore {
 
     fn rollback(&mut self) {
         self.waiting.forget();
-        (self.newest_invoice, self.age) = (None, None);
+        (self.newest_invoice, self.age, self.greatest) = (None, None, None);
         // SQLite rolls back by itself after some errors; then there is nothing left to do.
         if !self.connection.is_autocommit()
             && let Err(error) = self.execute("ROLLBACK", &[])
