@@ -2,6 +2,7 @@
 //! to it by a test.
 
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::http::header::{ALLOW, CONTENT_LENGTH, HeaderValue};
@@ -57,7 +58,7 @@ const METRICS: Access = Access::Token(Scope::Metrics);
 const ADMIN: Access = Access::Token(Scope::Admin);
 
 /// An answer on its way.
-type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
+pub(super) type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
 
 /// A route.
 pub(super) struct Route {
@@ -180,30 +181,63 @@ impl Found {
         }
     }
 
-    /// The answer: of the route, to those it lets in.
-    pub(super) async fn answer(self, call: Call) -> Response {
-        let method = call.parts.method.clone();
-        let mut response = match self {
+    /// Begins the answer: of the route, to those it lets in.
+    fn begin(self, call: Call) -> Answering {
+        let response = match self {
             Self::Route(route) => {
                 let admitted = match route.access {
                     Access::Open => Ok(()),
                     Access::Token(scope) => auth::admit(&call, scope),
                 };
-                match admitted {
-                    Ok(()) => (route.handler)(call).await,
-                    Err(turned) => turned.answer(&call.shared).await.into_response(),
-                }
+                let turned = match admitted {
+                    Ok(()) => return (route.handler)(call),
+                    Err(turned) => turned,
+                };
+                let turned = async move { turned.answer(&call.shared).await.into_response() };
+                return Box::pin(turned);
             }
             Self::OtherMethods => method_not_allowed(call.parts.uri.path()),
             Self::Nothing => not_found(),
         };
-        // Told before the body goes that HEAD does not get.
-        let size = response.body().size_hint().exact();
-        tell_length(response.headers_mut(), size);
-        if method == Method::HEAD {
-            *response.body_mut() = Body::empty();
+        Box::pin(std::future::ready(response))
+    }
+}
+
+/// A request with its route. It is small: what is large is the handler's own, which is made once, where it
+/// stays.
+pub(super) enum Handling {
+    /// Nothing has been done.
+    Waiting(Found, Call),
+    /// The handler is at it.
+    Running(Answering),
+    /// It has ended, or panicked.
+    Ended,
+}
+
+impl Future for Handling {
+    type Output = Response;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
+        let mut answering = match std::mem::replace(&mut *self, Self::Ended) {
+            Self::Waiting(found, call) => found.begin(call),
+            Self::Running(answering) => answering,
+            Self::Ended => panic!("polled after its end"),
+        };
+        let polled = answering.as_mut().poll(context);
+        if polled.is_pending() {
+            *self = Self::Running(answering);
         }
-        response
+        polled
+    }
+}
+
+/// What every whole answer has, and that HEAD gets no body.
+pub(super) fn complete(method: &Method, response: &mut Response) {
+    // Told before the body goes that HEAD does not get.
+    let size = response.body().size_hint().exact();
+    tell_length(response.headers_mut(), size);
+    if *method == Method::HEAD {
+        *response.body_mut() = Body::empty();
     }
 }
 
