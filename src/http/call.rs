@@ -1,5 +1,6 @@
 //! A request as handlers see it: who calls, what was said, and the body, read within its limits.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -167,18 +168,18 @@ impl Call {
 
     /// The `{name}` of `/admin/tokens/{name}…`, percent-decoded.
     pub(super) fn token_name(&self) -> Option<String> {
-        self.segment(3)
+        self.segment(3).map(Cow::into_owned)
     }
 
     /// The `{id}` of `/invoices/{id}…` and `/payments/{id}…`, percent-decoded.
-    fn id(&self) -> Option<String> {
+    fn id(&self) -> Option<Cow<'_, str>> {
         self.segment(2)
     }
 
-    fn segment(&self, place: usize) -> Option<String> {
+    fn segment(&self, place: usize) -> Option<Cow<'_, str>> {
         let segment = self.parts.uri.path().split('/').nth(place)?;
         let decoded = percent_encoding::percent_decode_str(segment).decode_utf8();
-        decoded.ok().map(std::borrow::Cow::into_owned)
+        decoded.ok()
     }
 
     /// The invoice that the path names. What cannot be an id is the id of no invoice: 404.

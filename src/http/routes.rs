@@ -65,6 +65,7 @@ pub(super) struct Route {
     pub(super) verb: Verb,
     /// Its name in all that is measured by route, where the path would be a series for every invoice.
     pub(super) path: &'static str,
+    pattern: Pattern,
     pub(super) access: Access,
     pub(super) lines: Lines,
     handler: fn(Call) -> Answering,
@@ -89,6 +90,7 @@ macro_rules! routes {
         pub(super) const ROUTES: &[Route] = &[$(Route {
             verb: Verb::$verb,
             path: $path,
+            pattern: Pattern::of($path),
             access: $access,
             lines: $lines,
             handler: |call| Box::pin(async move { $handler(call).await.into_response() }),
@@ -147,21 +149,50 @@ pub(super) fn find(method: &Method, path: &str) -> Found {
 
 /// The routes of a path, for all methods.
 fn at(path: &str) -> impl Iterator<Item = &'static Route> {
-    ROUTES.iter().filter(move |route| fits(route.path, path))
+    ROUTES.iter().filter(move |route| route.pattern.fits(path))
 }
 
-/// Whether a path is what a route's says: the same text, and any segment for the one in braces. One that is
-/// empty is none at the end of a path, and the id of nothing in the middle.
-fn fits(route: &str, path: &str) -> bool {
-    let Some((before, after)) = route.split_once('{') else {
-        return path == route;
-    };
-    let Some(rest) = path.strip_prefix(before) else {
-        return false;
-    };
-    let (segment, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let after = after.split_once('}').map_or("", |(_name, after)| after);
-    rest == after && !(segment.is_empty() && rest.is_empty())
+/// A route's path: what is before the segment in braces, and what is after it where there is one.
+#[derive(Clone, Copy)]
+struct Pattern {
+    before: &'static str,
+    after: Option<&'static str>,
+}
+
+impl Pattern {
+    /// Taken apart when payd is compiled, not for every request.
+    const fn of(path: &'static str) -> Self {
+        let bytes = path.as_bytes();
+        let mut open = 0;
+        while open < bytes.len() && bytes[open] != b'{' {
+            open += 1;
+        }
+        if open == bytes.len() {
+            let (before, after) = (path, None);
+            return Self { before, after };
+        }
+        let mut close = open;
+        while bytes[close] != b'}' {
+            close += 1;
+        }
+        Self {
+            before: path.split_at(open).0,
+            after: Some(path.split_at(close + 1).1),
+        }
+    }
+
+    /// Whether a path is what a route's says: the same text, and any segment for the one in braces. One that
+    /// is empty is none at the end of a path, and the id of nothing in the middle.
+    fn fits(self, path: &str) -> bool {
+        let Some(after) = self.after else {
+            return path == self.before;
+        };
+        let Some(rest) = path.strip_prefix(self.before) else {
+            return false;
+        };
+        let (segment, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        rest == after && !(segment.is_empty() && rest.is_empty())
+    }
 }
 
 impl Found {
@@ -344,7 +375,7 @@ mod tests {
             assert_eq!(got, want, "{method} {path}");
         }
         for (n, route) in ROUTES.iter().enumerate() {
-            let same = |it: &&Route| it.verb == route.verb && fits(it.path, route.path);
+            let same = |it: &&Route| it.verb == route.verb && it.pattern.fits(route.path);
             assert_eq!(
                 ROUTES.iter().position(|it| same(&it)),
                 Some(n),
