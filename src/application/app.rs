@@ -34,7 +34,7 @@ pub struct App {
     tracer: Option<Arc<dyn Tracer>>,
     overview: Overview,
     surroundings: Option<Surroundings>,
-    in_flight: Mutex<HashMap<KeyName, [u8; 32]>>,
+    in_flight: Mutex<HashMap<Arc<KeyName>, [u8; 32]>>,
 }
 
 /// An idempotency key: whose, and which.
@@ -246,12 +246,12 @@ impl App {
         key: &str,
         fingerprint: [u8; 32],
     ) -> Result<Running<'_>, SubmitError> {
-        let name = (Arc::clone(actor), key.to_owned());
+        let name = Arc::new((Arc::clone(actor), key.to_owned()));
         let mut in_flight = self
             .in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        match in_flight.entry(name.clone()) {
+        match in_flight.entry(Arc::clone(&name)) {
             hash_map::Entry::Occupied(first) if *first.get() == fingerprint => {
                 Err(SubmitError::InProgress)
             }
@@ -267,7 +267,7 @@ impl App {
 /// A key whose first request is running.
 struct Running<'a> {
     app: &'a App,
-    name: KeyName,
+    name: Arc<KeyName>,
 }
 
 impl Drop for Running<'_> {

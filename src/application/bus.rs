@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::ports::PaymentRecord;
 use crate::domain::InvoiceId;
@@ -14,12 +14,44 @@ use crate::domain::InvoiceId;
 #[derive(Clone)]
 pub struct Bus {
     head: watch::Sender<u64>,
-    waiting: Arc<Mutex<HashMap<InvoiceId, Waiting>>>,
+    waiting: Arc<Mutex<Waiting>>,
 }
 
-struct Waiting {
-    bell: watch::Sender<Told>,
-    waiters: usize,
+type Waiting = HashMap<InvoiceId, Waited>;
+
+/// An invoice that is waited for.
+struct Waited {
+    rings: Arc<Rings>,
+    bells: usize,
+}
+
+/// The rings of an invoice's bells.
+#[derive(Default)]
+struct Rings {
+    last: Mutex<Ring>,
+    rung: Notify,
+}
+
+/// The last ring: which one it was, from 1 on, and what it said.
+#[derive(Clone, Default)]
+struct Ring {
+    number: u64,
+    told: Told,
+}
+
+impl Rings {
+    fn ring(&self, told: Told) {
+        {
+            let mut last = self.last();
+            last.number += 1;
+            last.told = told;
+        }
+        self.rung.notify_waiters();
+    }
+
+    fn last(&self) -> MutexGuard<'_, Ring> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// With which payment an invoice left PROCESSING; `None`: look at the tables.
@@ -61,7 +93,7 @@ impl Bus {
         }
         for (invoice, payment) in invoices {
             if let Some(entry) = waiting.get(&invoice) {
-                entry.bell.send_replace(payment.map(Arc::new));
+                entry.rings.ring(payment.map(Arc::new));
             }
         }
     }
@@ -71,50 +103,118 @@ impl Bus {
     #[must_use]
     pub fn bell(&self, invoice: &InvoiceId) -> Bell {
         let mut waiting = self.waiting();
-        let entry = waiting.entry(invoice.clone()).or_insert_with(|| Waiting {
-            bell: watch::Sender::new(None),
-            waiters: 0,
+        let entry = waiting.entry(invoice.clone()).or_insert_with(|| Waited {
+            rings: Arc::default(),
+            bells: 0,
         });
-        entry.waiters += 1;
+        entry.bells += 1;
         Bell {
-            bus: self.clone(),
+            waiting: Arc::clone(&self.waiting),
             invoice: invoice.clone(),
-            rings: entry.bell.subscribe(),
+            heard: entry.rings.last().number,
+            rings: Arc::clone(&entry.rings),
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, HashMap<InvoiceId, Waiting>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// See [`Bus::bell`]. Dropping it gives its place back.
 pub struct Bell {
-    bus: Bus,
+    waiting: Arc<Mutex<Waiting>>,
     invoice: InvoiceId,
-    rings: watch::Receiver<Told>,
+    rings: Arc<Rings>,
+    /// The number of the last ring that it has told of.
+    heard: u64,
 }
 
 impl Bell {
     /// The next ring since the bell was made, or since the last one: one that comes while nobody listens
     /// is not missed. It may say how the payment ended. Safe to cancel.
     pub async fn ring(&mut self) -> Option<Arc<PaymentRecord>> {
-        if self.rings.changed().await.is_err() {
-            // The sender lives for as long as there are bells.
-            std::future::pending::<()>().await;
+        loop {
+            // Before the look: it ends with any ring from here on, also with one that comes between the two.
+            let rung = self.rings.rung.notified();
+            let last = self.rings.last().clone();
+            if last.number != self.heard {
+                self.heard = last.number;
+                return last.told;
+            }
+            rung.await;
         }
-        self.rings.borrow_and_update().clone()
     }
 }
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        let mut waiting = self.bus.waiting();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = waiting.get_mut(&self.invoice) {
-            entry.waiters -= 1;
-            if entry.waiters == 0 {
+            entry.bells -= 1;
+            if entry.bells == 0 {
                 waiting.remove(&self.invoice);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    /// What a bell says now, if it rings.
+    fn heard(bell: &mut Bell) -> Option<Told> {
+        let ring = std::pin::pin!(bell.ring());
+        match ring.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(told) => Some(told),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn a_bell_tells_of_rings_since_it_was_made_whoever_listened() {
+        let bus = Bus::new(0);
+        let invoice = InvoiceId::parse("inv-1").unwrap();
+        let other = InvoiceId::parse("inv-2").unwrap();
+        let ring = |invoice: &InvoiceId| bus.settled([(invoice.clone(), None)]);
+        ring(&invoice);
+        let mut first = bus.bell(&invoice);
+        assert_eq!(heard(&mut first), None);
+        ring(&other);
+        assert_eq!(heard(&mut first), None);
+        ring(&invoice);
+        let mut second = bus.bell(&invoice);
+        assert_eq!(heard(&mut second), None, "it rang before");
+        assert_eq!(heard(&mut first), Some(None));
+        assert_eq!(heard(&mut first), None, "once");
+        ring(&invoice);
+        ring(&invoice);
+        assert_eq!((heard(&mut first), heard(&mut first)), (Some(None), None));
+        drop(first);
+        assert!(bus.is_waited_for(&invoice));
+        assert_eq!(heard(&mut second), Some(None));
+        drop(second);
+        assert!(!bus.is_waited_for(&invoice));
+    }
+
+    #[tokio::test]
+    async fn all_who_listen_are_woken() {
+        let bus = Bus::new(0);
+        let invoice = InvoiceId::parse("inv-1").unwrap();
+        let listeners: Vec<_> = (0..3)
+            .map(|_| {
+                let mut bell = bus.bell(&invoice);
+                tokio::spawn(async move { bell.ring().await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        bus.settled([(invoice.clone(), None)]);
+        for listener in listeners {
+            assert_eq!(listener.await.unwrap(), None);
+        }
+        assert!(!bus.is_waited_for(&invoice));
     }
 }

@@ -43,6 +43,7 @@ impl Processor {
             |request| {
                 let (engine, gateway) = (self.engine.clone(), Arc::clone(&self.gateway));
                 let timeout = self.timeout;
+                let request = Box::new(request);
                 async move {
                     let outcome = send(gateway.as_ref(), &request, timeout).await;
                 if let Sent::NotSent { reason }
@@ -58,7 +59,7 @@ impl Processor {
                         epoch: request.send,
                         outcome,
                     };
-                    submit(&engine, &request, command).await;
+                    submit(&engine, &request, &command).await;
                 }
             },
         )

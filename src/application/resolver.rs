@@ -53,7 +53,7 @@ impl Resolver {
                     asked_at,
                     finding,
                 };
-                submit(&engine, &request, command).await;
+                submit(&engine, &request, &command).await;
             }
         })
         .await;

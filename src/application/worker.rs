@@ -67,7 +67,8 @@ async fn work_alone<F, D>(
                 Some(place) => Some(place),
                 None => Arc::clone(&places).acquire_owned().await.ok(),
             };
-            let done = each(request);
+            // In a place of its own: the runtime moves a task when it is made, and again when it ends.
+            let done = Box::pin(each(request));
             running.spawn(async move {
                 done.await;
                 drop(place);
@@ -102,7 +103,7 @@ async fn claim(
 
 /// Submits what came of a request until it is durable: an answer of the gateway is never dropped
 /// because the disk is full for a while.
-pub(super) async fn submit(engine: &EngineHandle, request: &ChargeRequest, command: Command) {
+pub(super) async fn submit(engine: &EngineHandle, request: &ChargeRequest, command: &Command) {
     loop {
         match engine
             .submit_own(Action::OnPayment(

@@ -1,6 +1,7 @@
 //! `/admin`: how payd is, and stop or go on sending. It shows figures and paths, no business data.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::response::Response;
 use serde::Serialize;
@@ -187,13 +188,13 @@ async fn set_paused(mut call: Call, paused: bool) -> Result<Response, Reject> {
         // To resume is to say that the gateway can be used; what it says to the next payment decides.
         status.gateway_health = GatewayHealth::of(None);
     }
-    let action = Action::Pause(paused);
+    let (status, action) = (Arc::new(status), Action::Pause(paused));
     let given = submit(
         &call,
         (key, read.media, &read.bytes),
         action,
         move |result| match result {
-            Ok(_) => written(200, None, &status),
+            Ok(_) => written(200, None, status.as_ref()),
             Err(refusal) => refused(*refusal),
         },
     );

@@ -1,6 +1,8 @@
 //! `POST /invoices` with an invoice a line: each on its own merits, answered in the same order. One
 //! bad line hurts no other; all good ones are one commit.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use axum::response::Response;
 
@@ -41,7 +43,7 @@ pub(super) async fn create(call: Call, body: Bytes) -> Result<Response, Reject> 
         .answer(body.len() + lines.len() * ANSWER_ADDS)
         .await?;
     let (planned, invoices) = plan(&lines, |line| parse::invoice(line, || new_id(&call)));
-    let action = Action::Create(invoices);
+    let (planned, action) = (Arc::new(planned), Action::Create(invoices));
     let given = submit(
         &call,
         (key, Media::Ndjson, &body),

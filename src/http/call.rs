@@ -1,11 +1,13 @@
 //! A request as handlers see it: who calls, what was said, and the body, read within its limits.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::header::EXPECT;
+use axum::http::header::{EXPECT, HeaderValue};
 use axum::http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 
@@ -44,10 +46,10 @@ const DRAIN_TIME_MAX: Duration = Duration::from_secs(2);
 const LOOK_SOONEST: Duration = Duration::from_millis(1);
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
-/// A request.
-pub(super) struct Call {
-    /// What all requests share.
-    pub(super) shared: Arc<Shared>,
+/// What was asked, and by whom. All that has to do with the request shares it.
+pub(super) struct Asked {
+    /// The request's id.
+    pub(super) id: Option<HeaderValue>,
     /// Who asks.
     pub(super) caller: Caller,
     /// What shows who asks.
@@ -58,6 +60,13 @@ pub(super) struct Call {
     pub(super) parts: Parts,
     /// For how many seconds they would have the answer held.
     pub(super) wait: Option<u64>,
+}
+
+/// A request. It is small: it is moved from hand to hand.
+pub(super) struct Call {
+    /// What all requests share.
+    pub(super) shared: Arc<Shared>,
+    asked: Arc<Asked>,
     // Held until the request is done with its body.
     room: Option<Share>,
     // A body is not Sync, and handlers lend the call out while they wait; it is never locked.
@@ -72,21 +81,43 @@ pub(super) struct Read {
     pub(super) media: Media,
 }
 
-impl Call {
-    /// A request whose body has not been read.
+impl Asked {
+    /// Reads what the head says.
     pub(super) fn new(
-        shared: Arc<Shared>,
+        id: Option<HeaderValue>,
         (caller, proof, remote): (Caller, Proof, Option<IpAddr>),
         parts: Parts,
-        body: Body,
     ) -> Self {
         Self {
-            shared,
+            id,
             caller,
             proof,
             remote,
             wait: prefer::wait(&parts.headers),
             parts,
+        }
+    }
+
+    /// Whether it came over the Unix socket.
+    pub(super) const fn over_unix(&self) -> bool {
+        matches!(self.proof, Proof::Socket)
+    }
+}
+
+impl Deref for Call {
+    type Target = Asked;
+
+    fn deref(&self) -> &Asked {
+        &self.asked
+    }
+}
+
+impl Call {
+    /// A request whose body has not been read.
+    pub(super) const fn new(shared: Arc<Shared>, asked: Arc<Asked>, body: Body) -> Self {
+        Self {
+            shared,
+            asked,
             room: None,
             body: Mutex::new(body),
         }
@@ -114,11 +145,6 @@ impl Call {
         self.side().read(self.app(), f).await
     }
 
-    /// Whether it came over the Unix socket.
-    pub(super) const fn over_unix(&self) -> bool {
-        matches!(self.proof, Proof::Socket)
-    }
-
     /// Whether who asked may still do so, for answers that take long.
     pub(super) fn is_still_allowed(&self) -> bool {
         let (tokens, wall) = (self.app().engine().tokens(), self.app().wall());
@@ -142,18 +168,18 @@ impl Call {
 
     /// The `{name}` of `/admin/tokens/{name}…`, percent-decoded.
     pub(super) fn token_name(&self) -> Option<String> {
-        self.segment(3)
+        self.segment(3).map(Cow::into_owned)
     }
 
     /// The `{id}` of `/invoices/{id}…` and `/payments/{id}…`, percent-decoded.
-    fn id(&self) -> Option<String> {
+    fn id(&self) -> Option<Cow<'_, str>> {
         self.segment(2)
     }
 
-    fn segment(&self, place: usize) -> Option<String> {
+    fn segment(&self, place: usize) -> Option<Cow<'_, str>> {
         let segment = self.parts.uri.path().split('/').nth(place)?;
         let decoded = percent_encoding::percent_decode_str(segment).decode_utf8();
-        decoded.ok().map(std::borrow::Cow::into_owned)
+        decoded.ok()
     }
 
     /// The invoice that the path names. What cannot be an id is the id of no invoice: 404.

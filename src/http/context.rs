@@ -1,12 +1,13 @@
 //! What surrounds every request: who calls, under which id; what no browser may do; how long it may
 //! take; panics; the one log line of a failure. It knows no route.
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use axum::body::Body;
@@ -16,17 +17,18 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, Version};
 use axum::response::{IntoResponse, Response};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::fmt::Hyphenated;
 
 use super::auth::Proof;
-use super::call::Call;
+use super::call::{Asked, Call};
 use super::headers;
 use super::pace::{Failures, Rates};
 use super::problem::{Cause, PROBLEM_JSON, Reject};
 use super::room::Side;
-use super::routes::{self, Found, Lines};
+use super::routes::{self, Handling, Lines};
 use super::tail::Tail;
 use crate::api::Code;
 use crate::application::request::Caller;
@@ -169,11 +171,15 @@ impl Shared {
         }
     }
 
-    fn side(&self, peer: &Peer) -> &Side {
-        match peer {
-            Peer::Unix { .. } => &self.socket,
-            Peer::Tcp { .. } => &self.tcp,
-        }
+    /// The answer of a route with what every answer has, and with room for it; or another one.
+    fn whole(&self, asked: &Asked, mut response: Response) -> Result<Response, Reject> {
+        let method = &asked.parts.method;
+        routes::complete(method, &mut response);
+        let side = match asked.over_unix() {
+            true => &self.socket,
+            false => &self.tcp,
+        };
+        side.fit(response, method)
     }
 }
 
@@ -210,7 +216,7 @@ impl Peer {
 
 tokio::task_local! {
     /// The request that is being answered, where it has no span.
-    static ABOUT: About;
+    static ABOUT: Arc<Asked>;
 }
 
 /// Writes lines about the request that is being answered.
@@ -218,7 +224,7 @@ tokio::task_local! {
 /// A span costs as much as a line, and most requests leave none: where a route writes no lines, there is a
 /// span only around those that are written about it.
 pub(super) fn tell(lines: impl FnOnce()) {
-    let span = ABOUT.try_with(About::span).ok();
+    let span = ABOUT.try_with(|about| about.span()).ok();
     let _in_span = span.as_ref().map(tracing::Span::enter);
     lines();
 }
@@ -229,42 +235,39 @@ pub fn tell_of_panics() {
     std::panic::set_hook(Box::new(move |panic| tell(|| hook(panic))));
 }
 
-/// What a log line about a request says of it.
-struct About {
-    id: Option<HeaderValue>,
-    method: Method,
-    uri: Uri,
-    caller: Caller,
-}
-
-impl About {
+impl Asked {
+    /// What a log line about it says.
     fn span(&self) -> tracing::Span {
         let id = self.id.as_ref().and_then(|id| id.to_str().ok());
         tracing::info_span!(
             "request",
             request_id = %id.unwrap_or_default(),
-            method = %self.method,
-            path = %self.uri.path(),
+            method = %self.parts.method,
+            path = %self.parts.uri.path(),
             actor = %self.caller.actor,
             traceparent = self.caller.traceparent.as_deref(),
         )
     }
 }
 
-/// Answers a request. Whatever happens inside, there is an answer, and it has its request's id.
-pub(super) async fn answer<B>(
+/// Answers a request. Whatever happens inside, there is an answer, and it has its request's id. `last` is
+/// done with it before it is given.
+///
+/// The connection moves what this gives before it is polled: so it is small, and what it needs of the request
+/// is in one place.
+pub(super) fn answer<B, F, T>(
     shared: &Arc<Shared>,
     peer: &Peer,
     request: axum::http::Request<B>,
-) -> Response
+    last: F,
+) -> impl Future<Output = T> + Send + use<B, F, T>
 where
     B: http_body::Body<Data = axum::body::Bytes> + Send + 'static,
     B::Error: Into<axum::BoxError>,
+    F: FnOnce(Response) -> T + Send,
 {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
-    let label = method_label(&parts.method);
-    let id = request_id(shared, &parts.headers);
     let mut trace = begin_trace(&shared.app, &parts);
     let known = (shared.app.engine().tokens(), shared.app.wall());
     let proof = Proof::of(peer, &parts.headers, shared.asks_token, known);
@@ -275,42 +278,74 @@ where
             None => headers::traceparent(&parts.headers),
         },
     };
-    let about = About {
-        id: id.clone(),
-        method: parts.method.clone(),
-        uri: parts.uri.clone(),
-        caller: caller.clone(),
+    let remote = match peer {
+        Peer::Tcp { remote, .. } => Some(*remote),
+        Peer::Unix { .. } => None,
     };
     let found = routes::find(&parts.method, parts.uri.path());
-    let answered = async {
-        let answer = guarded(shared, peer, found, (caller, proof), parts, Body::new(body)).await;
+    let guarded = guard(&parts, peer);
+    let id = request_id(shared, &parts.headers);
+    let mut asked = Arc::new(Asked::new(id, (caller, proof, remote), parts));
+    let handling = guarded.map(|()| {
+        // Most have none, and it takes no room.
+        let body = match body.is_end_stream() {
+            true => Body::empty(),
+            false => Body::new(body),
+        };
+        Handling::Waiting(
+            found,
+            Call::new(Arc::clone(shared), Arc::clone(&asked), body),
+        )
+    });
+    let shared = Arc::clone(shared);
+    async move {
+        let answer = match handling {
+            Ok(handling) => {
+                let limit = REQUEST_MAX + Duration::from_secs(asked.wait.unwrap_or(0));
+                let answer = match found.lines() {
+                    Lines::None => {
+                        let about = ABOUT.scope(Arc::clone(&asked), Caught(handling));
+                        tokio::time::timeout(limit, about).await
+                    }
+                    // Few requests: the others need no room for it.
+                    Lines::Some => {
+                        let about = Caught(handling).instrument(asked.span());
+                        Box::pin(tokio::time::timeout(limit, about)).await
+                    }
+                };
+                in_time(answer, limit, &asked.parts.method)
+            }
+            Err(reject) => Err(reject),
+        };
+        let answer = answer.and_then(|response| shared.whole(&asked, response));
         // Nothing of a route is in what was said in its place.
-        let (response, route) = match answer {
+        let (mut response, route) = match answer {
             Ok(response) => (response, found.path()),
             Err(reject) => (reject.into_response(), None),
         };
         if response.status().is_server_error() {
-            tell(|| tell_failure(shared, &response));
+            asked.span().in_scope(|| tell_failure(&shared, &response));
         }
-        (response, route)
-    };
-    let (mut response, route) = match found.lines() {
-        Lines::Some => answered.instrument(about.span()).await,
-        Lines::None => ABOUT.scope(about, answered).await,
-    };
-    if let Some(trace) = &mut trace {
-        end_trace(trace.as_mut(), label, route, response.status());
+        let label = method_label(&asked.parts.method);
+        if let Some(trace) = &mut trace {
+            end_trace(trace.as_mut(), label, route, response.status());
+        }
+        shared.app.metrics().request_answered(Answered {
+            method: label,
+            route: route.unwrap_or("none"),
+            status: response.status().as_str(),
+            took: started.elapsed(),
+        });
+        // A stream goes on with it; anything else has ended.
+        let id = match Arc::get_mut(&mut asked) {
+            Some(asked) => asked.id.take(),
+            None => asked.id.clone(),
+        };
+        if let Some(id) = id {
+            response.headers_mut().insert(headers::X_REQUEST_ID, id);
+        }
+        last(response)
     }
-    shared.app.metrics().request_answered(Answered {
-        method: label,
-        route: route.unwrap_or("none"),
-        status: response.status().as_str(),
-        took: started.elapsed(),
-    });
-    if let Some(id) = id {
-        response.headers_mut().insert(headers::X_REQUEST_ID, id);
-    }
-    response
 }
 
 /// The client's own id of a request, or a new one.
@@ -326,27 +361,6 @@ fn request_id(shared: &Shared, headers: &HeaderMap) -> Option<HeaderValue> {
     };
     // Neither has a character that a header cannot have.
     HeaderValue::from_str(id).ok()
-}
-
-/// The answer of the route; or what is said in its place.
-async fn guarded(
-    shared: &Arc<Shared>,
-    peer: &Peer,
-    found: Found,
-    (caller, proof): (Caller, Proof),
-    parts: Parts,
-    body: Body,
-) -> Result<Response, Reject> {
-    guard(&parts, peer)?;
-    let remote = match peer {
-        Peer::Tcp { remote, .. } => Some(*remote),
-        Peer::Unix { .. } => None,
-    };
-    let method = parts.method.clone();
-    let call = Call::new(Arc::clone(shared), (caller, proof, remote), parts, body);
-    let limit = REQUEST_MAX + Duration::from_secs(call.wait.unwrap_or(0));
-    let response = within(limit, &method, caught(found.answer(call))).await??;
-    shared.side(peer).fit(response, &method)
 }
 
 /// The one line of a request that failed or was turned away.
@@ -493,36 +507,39 @@ fn hosts_are_ours(
     }
 }
 
-/// The answer, where it begins in time.
-async fn within<T>(
+/// The answer, where it has begun in time.
+fn in_time<T>(
+    answer: Result<Result<T, Reject>, Elapsed>,
     limit: Duration,
     method: &Method,
-    answer: impl Future<Output = T>,
 ) -> Result<T, Reject> {
-    let answer = tokio::time::timeout(limit, answer).await;
-    answer.map_err(|_| Reject::too_slow(limit, method))
+    answer.map_err(|_| Reject::too_slow(limit, method))?
 }
 
 /// Runs the handler; a panic is its failure, not the connection's.
-async fn caught<T>(handler: impl Future<Output = T>) -> Result<T, Reject> {
-    let mut handler = pin!(handler);
-    let outcome = std::future::poll_fn(move |context| {
-        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(context)));
+struct Caught<F>(F);
+
+impl<F: Future + Unpin> Future for Caught<F> {
+    type Output = Result<F::Output, Reject>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let handler = Pin::new(&mut self.0);
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| handler.poll(context)));
         match polled {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(answer)) => Poll::Ready(Ok(answer)),
-            Err(panic) => Poll::Ready(Err(panic)),
+            Err(panic) => Poll::Ready(Err(panicked(panic.as_ref()))),
         }
-    })
-    .await;
-    outcome.map_err(|panic| {
-        let words = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("no words");
-        Reject::internal(format!("a handler panicked: {words}"))
-    })
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Reject {
+    let words = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no words");
+    Reject::internal(format!("a handler panicked: {words}"))
 }
 
 #[cfg(test)]
@@ -545,14 +562,15 @@ mod tests {
 
     #[test]
     fn a_line_says_which_request_it_is_about_with_a_span_and_without() {
-        let about = || About {
-            id: Some(HeaderValue::from_static("r-1")),
-            method: Method::POST,
-            uri: Uri::from_static("/invoices?x"),
-            caller: Caller {
+        let about = || {
+            let request = axum::http::Request::post("/invoices?x").body(()).unwrap();
+            let caller = Caller {
                 actor: "me".into(),
                 traceparent: None,
-            },
+            };
+            let id = Some(HeaderValue::from_static("r-1"));
+            let (parts, ()) = request.into_parts();
+            Arc::new(Asked::new(id, (caller, Proof::Socket, None), parts))
         };
         let work = || async { tell(|| tracing::warn!("it failed")) };
         let told = Told::default();
@@ -622,8 +640,10 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_does_not_come_is_given_up() {
         let limit = Duration::from_millis(5);
-        let answer = within(limit, &Method::POST, std::future::pending::<()>());
-        let response = answer.await.unwrap_err().into_response();
+        let never = Caught(std::future::pending::<()>());
+        let answer = tokio::time::timeout(limit, never).await;
+        let answer = in_time(answer, limit, &Method::POST);
+        let response = answer.unwrap_err().into_response();
         assert_eq!(response.status(), 503);
         assert!(response.headers().contains_key("retry-after"));
     }
@@ -650,7 +670,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_answer() {
-        let answer = caught::<()>(async { panic!("oh {}", "no") });
+        let answer =
+            Caught::<Pin<Box<dyn Future<Output = ()>>>>(Box::pin(async { panic!("oh {}", "no") }));
         let response = answer.await.unwrap_err().into_response();
         assert_eq!(response.status(), 500);
         let cause = response.extensions().get::<Cause>().unwrap();

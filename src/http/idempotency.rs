@@ -2,8 +2,6 @@
 //! for byte, or a named conflict. What is kept, and when, is one commit with what was done; the
 //! engine sees to that, so nothing here stores anything.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
 use axum::http::{HeaderMap, Response, StatusCode};
@@ -63,16 +61,15 @@ pub(super) async fn submit(
     call: &Call,
     (key, media, body): (Option<String>, Media, &[u8]),
     action: Action,
-    write: impl Fn(&Result<Reply, Refusal>) -> Answer + Send + Sync + 'static,
+    write: impl Fn(&Result<Reply, Refusal>) -> Answer + Clone + Send + 'static,
 ) -> Result<Given, Reject> {
-    let write = Arc::new(write);
-    let idempotency = key.map(|key| {
-        let write = Arc::clone(&write);
-        Idempotency {
-            key,
-            fingerprint: fingerprint(call, media, body),
-            encode: Box::new(move |result| Some(write(result)).filter(is_kept)),
-        }
+    let idempotency = key.map(|key| Idempotency {
+        key,
+        fingerprint: fingerprint(call, media, body),
+        encode: {
+            let write = write.clone();
+            Box::new(move |result| Some(write(result)).filter(is_kept))
+        },
     });
     let submitted = call
         .app()

@@ -57,6 +57,9 @@ mod room;
 mod stream;
 mod tail;
 
+#[cfg(test)]
+mod size_tests;
+
 pub use context::{Options, tell_of_panics};
 #[cfg(feature = "tls")]
 pub use server::Tls;

@@ -2,6 +2,7 @@
 //! to it by a test.
 
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::http::header::{ALLOW, CONTENT_LENGTH, HeaderValue};
@@ -57,13 +58,14 @@ const METRICS: Access = Access::Token(Scope::Metrics);
 const ADMIN: Access = Access::Token(Scope::Admin);
 
 /// An answer on its way.
-type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
+pub(super) type Answering = Pin<Box<dyn Future<Output = Response> + Send>>;
 
 /// A route.
 pub(super) struct Route {
     pub(super) verb: Verb,
     /// Its name in all that is measured by route, where the path would be a series for every invoice.
     pub(super) path: &'static str,
+    pattern: Pattern,
     pub(super) access: Access,
     pub(super) lines: Lines,
     handler: fn(Call) -> Answering,
@@ -88,6 +90,7 @@ macro_rules! routes {
         pub(super) const ROUTES: &[Route] = &[$(Route {
             verb: Verb::$verb,
             path: $path,
+            pattern: Pattern::of($path),
             access: $access,
             lines: $lines,
             handler: |call| Box::pin(async move { $handler(call).await.into_response() }),
@@ -146,21 +149,50 @@ pub(super) fn find(method: &Method, path: &str) -> Found {
 
 /// The routes of a path, for all methods.
 fn at(path: &str) -> impl Iterator<Item = &'static Route> {
-    ROUTES.iter().filter(move |route| fits(route.path, path))
+    ROUTES.iter().filter(move |route| route.pattern.fits(path))
 }
 
-/// Whether a path is what a route's says: the same text, and any segment for the one in braces. One that is
-/// empty is none at the end of a path, and the id of nothing in the middle.
-fn fits(route: &str, path: &str) -> bool {
-    let Some((before, after)) = route.split_once('{') else {
-        return path == route;
-    };
-    let Some(rest) = path.strip_prefix(before) else {
-        return false;
-    };
-    let (segment, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let after = after.split_once('}').map_or("", |(_name, after)| after);
-    rest == after && !(segment.is_empty() && rest.is_empty())
+/// A route's path: what is before the segment in braces, and what is after it where there is one.
+#[derive(Clone, Copy)]
+struct Pattern {
+    before: &'static str,
+    after: Option<&'static str>,
+}
+
+impl Pattern {
+    /// Taken apart when payd is compiled, not for every request.
+    const fn of(path: &'static str) -> Self {
+        let bytes = path.as_bytes();
+        let mut open = 0;
+        while open < bytes.len() && bytes[open] != b'{' {
+            open += 1;
+        }
+        if open == bytes.len() {
+            let (before, after) = (path, None);
+            return Self { before, after };
+        }
+        let mut close = open;
+        while bytes[close] != b'}' {
+            close += 1;
+        }
+        Self {
+            before: path.split_at(open).0,
+            after: Some(path.split_at(close + 1).1),
+        }
+    }
+
+    /// Whether a path is what a route's says: the same text, and any segment for the one in braces. One that
+    /// is empty is none at the end of a path, and the id of nothing in the middle.
+    fn fits(self, path: &str) -> bool {
+        let Some(after) = self.after else {
+            return path == self.before;
+        };
+        let Some(rest) = path.strip_prefix(self.before) else {
+            return false;
+        };
+        let (segment, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        rest == after && !(segment.is_empty() && rest.is_empty())
+    }
 }
 
 impl Found {
@@ -180,30 +212,63 @@ impl Found {
         }
     }
 
-    /// The answer: of the route, to those it lets in.
-    pub(super) async fn answer(self, call: Call) -> Response {
-        let method = call.parts.method.clone();
-        let mut response = match self {
+    /// Begins the answer: of the route, to those it lets in.
+    fn begin(self, call: Call) -> Answering {
+        let response = match self {
             Self::Route(route) => {
                 let admitted = match route.access {
                     Access::Open => Ok(()),
                     Access::Token(scope) => auth::admit(&call, scope),
                 };
-                match admitted {
-                    Ok(()) => (route.handler)(call).await,
-                    Err(turned) => turned.answer(&call.shared).await.into_response(),
-                }
+                let turned = match admitted {
+                    Ok(()) => return (route.handler)(call),
+                    Err(turned) => turned,
+                };
+                let turned = async move { turned.answer(&call.shared).await.into_response() };
+                return Box::pin(turned);
             }
             Self::OtherMethods => method_not_allowed(call.parts.uri.path()),
             Self::Nothing => not_found(),
         };
-        // Told before the body goes that HEAD does not get.
-        let size = response.body().size_hint().exact();
-        tell_length(response.headers_mut(), size);
-        if method == Method::HEAD {
-            *response.body_mut() = Body::empty();
+        Box::pin(std::future::ready(response))
+    }
+}
+
+/// A request with its route. It is small: what is large is the handler's own, which is made once, where it
+/// stays.
+pub(super) enum Handling {
+    /// Nothing has been done.
+    Waiting(Found, Call),
+    /// The handler is at it.
+    Running(Answering),
+    /// It has ended, or panicked.
+    Ended,
+}
+
+impl Future for Handling {
+    type Output = Response;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response> {
+        let mut answering = match std::mem::replace(&mut *self, Self::Ended) {
+            Self::Waiting(found, call) => found.begin(call),
+            Self::Running(answering) => answering,
+            Self::Ended => panic!("polled after its end"),
+        };
+        let polled = answering.as_mut().poll(context);
+        if polled.is_pending() {
+            *self = Self::Running(answering);
         }
-        response
+        polled
+    }
+}
+
+/// What every whole answer has, and that HEAD gets no body.
+pub(super) fn complete(method: &Method, response: &mut Response) {
+    // Told before the body goes that HEAD does not get.
+    let size = response.body().size_hint().exact();
+    tell_length(response.headers_mut(), size);
+    if *method == Method::HEAD {
+        *response.body_mut() = Body::empty();
     }
 }
 
@@ -310,7 +375,7 @@ mod tests {
             assert_eq!(got, want, "{method} {path}");
         }
         for (n, route) in ROUTES.iter().enumerate() {
-            let same = |it: &&Route| it.verb == route.verb && fits(it.path, route.path);
+            let same = |it: &&Route| it.verb == route.verb && it.pattern.fits(route.path);
             assert_eq!(
                 ROUTES.iter().position(|it| same(&it)),
                 Some(n),

@@ -295,12 +295,10 @@ impl Server {
         let shutdown = self.shared.shutdown.clone();
         let stream = guarded(stream, shutdown, Arc::clone(&exchange), refuse);
         let service = service_fn(|request: hyper::Request<Incoming>| {
-            let (shared, peer) = (Arc::clone(&self.shared), peer.clone());
             let answering = Exchange::begin(&exchange);
-            async move {
-                let response = context::answer(&shared, &peer, request).await;
+            context::answer(&self.shared, &peer, request, move |response| {
                 Ok::<_, Infallible>(response.map(|body| answering.until_sent(body)))
-            }
+            })
         });
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())

@@ -88,7 +88,7 @@ async fn latest_payment(
     mut bell: Bell,
     deadline: Instant,
     fresh: bool,
-) -> Result<(PaymentRecord, bool), Reject> {
+) -> Result<(Arc<PaymentRecord>, bool), Reject> {
     // What this very request has asked for is being sent: there is nothing to see before it rings.
     let mut look = !fresh;
     let mut more = true;
@@ -98,7 +98,7 @@ async fn latest_payment(
                 // As it was committed: the tables say the same, until something else happens.
                 Heard::Ring(Some(ended)) => {
                     let decided = !ended.payment.state.is_open();
-                    return Ok((PaymentRecord::clone(&ended), decided));
+                    return Ok((ended, decided));
                 }
                 Heard::Ring(None) => {}
                 Heard::Enough => more = false,
@@ -113,7 +113,7 @@ async fn latest_payment(
         let left = status != InvoiceStatus::Processing;
         if left || !more {
             let decided = left && !latest.payment.state.is_open();
-            return Ok((latest, decided));
+            return Ok((Arc::new(latest), decided));
         }
     }
 }
@@ -124,14 +124,14 @@ async fn same_payment(
     mut bell: Bell,
     id: PaymentId,
     deadline: Instant,
-) -> Result<(PaymentRecord, bool), Reject> {
+) -> Result<(Arc<PaymentRecord>, bool), Reject> {
     let mut last_look = false;
     loop {
         let record = call.read(move |reader| reader.payment(id)).await?;
         let record = record.ok_or_else(|| Reject::internal("a kept answer's payment is gone"))?;
         let decided = !record.payment.state.is_open();
         if decided || last_look {
-            return Ok((record, decided));
+            return Ok((Arc::new(record), decided));
         }
         let next_look = deadline.min(Instant::now() + REPLAY_LOOK);
         let heard = listen(&mut bell, call, next_look).await;

@@ -42,6 +42,9 @@ pub(super) struct Answered {
     pub(super) secret: Option<Arc<Secret>>,
 }
 
+/// A request that has not been sent. It goes through several hands, and stays where it is.
+pub(super) type Unsent = Box<Request<Full<Bytes>>>;
+
 /// See the module.
 pub(super) struct Client {
     pub(super) connector: Connector,
@@ -58,7 +61,7 @@ impl Client {
     /// failpoints of a charge; a lookup has none on the wire.
     pub(super) async fn send(
         &self,
-        mut request: Request<Full<Bytes>>,
+        mut request: Unsent,
         is_charge: bool,
     ) -> Result<Answered, Failed> {
         let deadline = Instant::now() + self.limit;
@@ -136,13 +139,11 @@ impl Client {
     /// The head of the answer, on a connection that is closed if the body is not read.
     async fn exchange(
         &self,
-        mut request: Request<Full<Bytes>>,
+        mut request: Unsent,
         deadline: Instant,
         is_charge: bool,
     ) -> Result<(Connection, Response<Incoming>), Failed> {
-        let mut kept = tokio::time::timeout(READY_WAIT, self.kept())
-            .await
-            .unwrap_or(None);
+        let mut kept = self.kept().await;
         loop {
             let reused = kept.is_some();
             let mut connection = match kept.take() {
@@ -153,14 +154,14 @@ impl Client {
                 return Err(Failed::NotSent(failed.to_string()));
             }
             // From here on it may have been sent, unless hyper gives it back.
-            let sending = connection.sender.try_send_request(request);
+            let sending = connection.sender.try_send_request(*request);
             let mut failed = match timeout_at(deadline, sending).await {
                 Ok(Ok(answer)) => return Ok((connection, answer)),
                 Ok(Err(failed)) => failed,
                 Err(_) => return Err(Failed::Lost(format!("no answer within {:?}", self.limit))),
             };
             match failed.take_message() {
-                Some(unsent) if reused => request = unsent,
+                Some(unsent) if reused => *request = unsent,
                 Some(_) => {
                     return Err(Failed::NotSent(format!(
                         "the gateway closed the connection before anything was sent: {}",
@@ -179,10 +180,19 @@ impl Client {
 
     /// A connection that has served before, and can again.
     async fn kept(&self) -> Option<Connection> {
+        let mut until = None;
         while let Some(mut connection) = self.pool.take() {
-            let ready = connection.sender.ready().await;
+            // Most are ready, and need no timer.
+            if !connection.sender.is_ready() {
+                let until = *until.get_or_insert_with(|| Instant::now() + READY_WAIT);
+                match timeout_at(until, connection.sender.ready()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => continue,
+                    Err(_) => return None,
+                }
+            }
             // Asked only now, when it is about to be written to.
-            if ready.is_ok() && connection.is_reusable() {
+            if connection.is_reusable() {
                 return Some(connection);
             }
         }

@@ -20,7 +20,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::application::ports::{BoxFuture, ChargeRequest, Gateway, Probe};
 use crate::domain::{Finding, Outcome};
 
-use self::client::{Answered, Client, Failed};
+use self::client::{Answered, Client, Failed, Unsent};
 use self::connect::Connector;
 use self::pool::Pool;
 use self::token::TokenFile;
@@ -92,7 +92,7 @@ pub enum HttpGatewayError {
 pub struct HttpGateway {
     client: Client,
     /// `/v1/charges`.
-    charges: String,
+    charges: Uri,
     lookup_lag: Duration,
     open_to_the_network: bool,
 }
@@ -132,9 +132,10 @@ impl HttpGateway {
             token: options.token_file.map(TokenFile::open).transpose()?,
             limit: options.timeout,
         };
+        let charges = format!("{}/charges", uri.path().trim_end_matches('/'));
         Ok(Self {
             client,
-            charges: format!("{}/charges", uri.path().trim_end_matches('/')),
+            charges: charges.parse().map_err(|_| HttpGatewayError::Url)?,
             lookup_lag: options.lookup_lag,
             open_to_the_network: !secure && !here,
         })
@@ -152,10 +153,7 @@ impl HttpGateway {
         let Ok(key) = HeaderValue::from_str(request.key.as_str()) else {
             return unsent("the payment's key cannot stand in a header".to_owned());
         };
-        let mut message = match build(Method::POST, &self.charges, body, request) {
-            Ok(message) => message,
-            Err(reason) => return unsent(reason),
-        };
+        let mut message = build(Method::POST, self.charges.clone(), body, request);
         let headers = message.headers_mut();
         headers.insert(HeaderName::from_static("idempotency-key"), key);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -173,9 +171,8 @@ impl HttpGateway {
             reason,
             retry_after: None,
         };
-        let path = self.path_of(request.key.as_str());
-        let message = match build(Method::GET, &path, Vec::new(), request) {
-            Ok(message) => message,
+        let message = match self.place_of(request.key.as_str()) {
+            Ok(place) => build(Method::GET, place, Vec::new(), request),
             Err(reason) => return inconclusive(reason),
         };
         match self.client.send(message, false).await {
@@ -188,9 +185,8 @@ impl HttpGateway {
 
     async fn probe(&self) -> Probe {
         let unreachable = |reason: String| Probe::Unreachable { reason };
-        let path = self.path_of(PROBE_REFERENCE);
-        let message = match plain(Method::GET, &path, Vec::new()) {
-            Ok(message) => message,
+        let message = match self.place_of(PROBE_REFERENCE) {
+            Ok(place) => plain(Method::GET, place, Vec::new()),
             Err(reason) => return unreachable(reason),
         };
         match self.client.send(message, false).await {
@@ -199,36 +195,30 @@ impl HttpGateway {
         }
     }
 
-    fn path_of(&self, reference: &str) -> String {
+    fn place_of(&self, reference: &str) -> Result<Uri, String> {
         let segment = utf8_percent_encode(reference, SEGMENT);
-        format!("{}/{segment}", self.charges)
+        format!("{}/{segment}", self.charges.path())
+            .parse()
+            .map_err(|error: InvalidUri| format!("the request cannot be made: {error}"))
     }
 }
 
 /// A request about a payment, with its trace.
-fn build(
-    method: Method,
-    path: &str,
-    body: Vec<u8>,
-    request: &ChargeRequest,
-) -> Result<Request<Full<Bytes>>, String> {
-    let mut message = plain(method, path, body)?;
+fn build(method: Method, place: Uri, body: Vec<u8>, request: &ChargeRequest) -> Unsent {
+    let mut message = plain(method, place, body);
     // It was checked where it came in; one that is no header value is worth no payment.
     let trace = request.traceparent.as_deref();
     if let Some(Ok(trace)) = trace.map(HeaderValue::from_str) {
         let name = HeaderName::from_static("traceparent");
         message.headers_mut().insert(name, trace);
     }
-    Ok(message)
+    message
 }
 
-fn plain(method: Method, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes>>, String> {
-    let uri = path
-        .parse()
-        .map_err(|error: InvalidUri| format!("the request cannot be made: {error}"))?;
-    let mut message = Request::new(Full::new(Bytes::from(body)));
+fn plain(method: Method, place: Uri, body: Vec<u8>) -> Unsent {
+    let mut message = Box::new(Request::new(Full::new(Bytes::from(body))));
     *message.method_mut() = method;
-    *message.uri_mut() = uri;
+    *message.uri_mut() = place;
     let headers = message.headers_mut();
     headers.reserve(HEADERS);
     let json = HeaderValue::from_static("application/json");
@@ -239,7 +229,7 @@ fn plain(method: Method, path: &str, body: Vec<u8>) -> Result<Request<Full<Bytes
     let fresh = HeaderValue::from_static("no-cache, no-store");
     headers.insert(CACHE_CONTROL, fresh);
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-    Ok(message)
+    message
 }
 
 /// Room for all headers of a charge: these four, its trace, its key, its type, host and token.
