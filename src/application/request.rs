@@ -1,6 +1,6 @@
 //! What callers may ask of the engine: a closed set of actions, and their answers.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use tokio::sync::oneshot;
 
@@ -23,8 +23,9 @@ impl Caller {
     /// payd itself.
     #[must_use]
     pub fn payd() -> Self {
+        static PAYD: LazyLock<Arc<str>> = LazyLock::new(|| "payd".into());
         Self {
-            actor: "payd".into(),
+            actor: Arc::clone(&PAYD),
             traceparent: None,
         }
     }

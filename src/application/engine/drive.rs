@@ -30,26 +30,32 @@ pub struct EngineHandle {
 }
 
 impl EngineHandle {
-    /// Submits a request from outside. A full queue is an answer, not a wait.
+    /// Submits a request from outside, at once; what comes back waits for the outcome. A full queue is an answer,
+    /// not a wait.
     ///
     /// # Errors
     /// Where there is no outcome.
-    pub async fn submit(
+    pub fn submit(
         &self,
         caller: Caller,
         action: Action,
         idempotency: Option<Idempotency>,
-    ) -> Result<Outcome, SubmitError> {
+    ) -> impl Future<Output = Result<Outcome, SubmitError>> + Send + use<> {
         let (reply, outcome) = oneshot::channel();
-        match self.queue.try_send(Envelope {
+        // The request is not in the future, which is moved about.
+        let sent = self.queue.try_send(Envelope {
             caller,
             action,
             idempotency,
             reply,
-        }) {
-            Ok(()) => outcome.await.unwrap_or(Err(SubmitError::Stopping)),
-            Err(TrySendError::Full(_)) => Err(SubmitError::QueueFull),
-            Err(TrySendError::Closed(_)) => Err(SubmitError::Stopping),
+        });
+        let sent = sent.map_err(|error| match error {
+            TrySendError::Full(_) => SubmitError::QueueFull,
+            TrySendError::Closed(_) => SubmitError::Stopping,
+        });
+        async move {
+            sent?;
+            outcome.await.unwrap_or(Err(SubmitError::Stopping))
         }
     }
 
@@ -65,9 +71,16 @@ impl EngineHandle {
             idempotency: None,
             reply,
         };
-        match self.queue.send(envelope).await {
+        let sent = match self.queue.try_send(envelope) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(envelope)) => {
+                Box::pin(self.queue.send(envelope)).await.map_err(drop)
+            }
+            Err(TrySendError::Closed(_)) => Err(()),
+        };
+        match sent {
             Ok(()) => outcome.await.unwrap_or(Err(SubmitError::Stopping)),
-            Err(_) => Err(SubmitError::Stopping),
+            Err(()) => Err(SubmitError::Stopping),
         }
     }
 
