@@ -227,6 +227,37 @@ fn canceled(view: &InvoiceView) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{Amount, Currency, Invoice as Standing, Money, NewInvoice, Timestamp};
+
+    /// Answers of the last 30 days are kept by their events and written anew: what this has said to the byte it has
+    /// to go on saying, for those at least. (`Kept::Events`.)
+    #[test]
+    fn a_new_invoice_is_told_of_in_these_bytes() {
+        let new = NewInvoice {
+            id: InvoiceId::parse("inv-1").unwrap(),
+            money: Money {
+                amount: Amount::new(1000).unwrap(),
+                currency: Currency::DEFAULT,
+            },
+            description: Some("a \"line\"".to_owned()),
+            metadata: [("k".to_owned(), "v".to_owned())].into(),
+            payment_method: None,
+            due_at: Some(Timestamp::from_millis(0)),
+        };
+        let view = InvoiceView {
+            invoice: Standing::new(new, Timestamp::from_millis(1_767_323_045_678)),
+            next_attempt_at: None,
+        };
+        let answer = created_one(&view, true);
+        assert_eq!(
+            (answer.status, answer.location.as_deref()),
+            (201, Some("/invoices/inv-1"))
+        );
+        assert_eq!(
+            String::from_utf8(answer.body).unwrap(),
+            r#"{"id":"inv-1","amount":1000,"currency":"USD","status":"PENDING","description":"a \"line\"","metadata":{"k":"v"},"payment_method":null,"due_at":"1970-01-01T00:00:00.000Z","attempts":0,"needs_attention":false,"cancel_requested":false,"next_attempt_at":null,"created_at":"2026-01-02T03:04:05.678Z","updated_at":"2026-01-02T03:04:05.678Z","paid_at":null}"#
+        );
+    }
 
     #[test]
     fn lists_are_newest_first_unless_asked_otherwise() {

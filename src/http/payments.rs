@@ -108,3 +108,46 @@ pub(super) async fn resolve(mut call: Call) -> Result<Response, Reject> {
     );
     Ok(given.await?.into_response(Media::Json))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{
+        Amount, Currency, InvoiceId, Money, NewInvoice, Payment as Standing, StoreId, Timestamp,
+        names,
+    };
+
+    /// As for invoices: kept answers are written anew, and have to be these bytes.
+    #[test]
+    fn a_requested_payment_is_told_of_in_these_bytes() {
+        let invoice = NewInvoice {
+            id: InvoiceId::parse("inv-1").unwrap(),
+            money: Money {
+                amount: Amount::new(1000).unwrap(),
+                currency: Currency::DEFAULT,
+            },
+            description: None,
+            metadata: std::collections::BTreeMap::new(),
+            payment_method: None,
+            due_at: None,
+        };
+        let store = StoreId::from_uuid(uuid::Uuid::from_u128(7));
+        let (id, key) = names(store, &invoice.id, 1, invoice.money);
+        let at = Timestamp::from_millis(1_767_323_045_678);
+        let payment = Standing::requested((id, 1, key), Some("pm".to_owned()), at, at);
+        let view = PaymentRecord {
+            invoice: invoice.into(),
+            payment,
+        };
+        let answer = paid(&view, true);
+        assert_eq!(
+            (answer.status, answer.location),
+            (202, Some(format!("/payments/{id}")))
+        );
+        let body = String::from_utf8(answer.body).unwrap();
+        assert_eq!(
+            body,
+            r#"{"id":"pay_00000000-0000-732d-b77c-d67d8ec91bc2","invoice_id":"inv-1","attempt":1,"amount":1000,"currency":"USD","status":"REQUESTED","gateway":null,"gateway_reference":null,"idempotency_key":"payd_a143bbe8a121a27acd93e0704dab542114d05a7b","failure":null,"requested_at":"2026-01-02T03:04:05.678Z","due_at":"2026-01-02T03:04:05.678Z","sent_at":null,"finished_at":null}"#
+        );
+    }
+}
