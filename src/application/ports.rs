@@ -19,20 +19,6 @@ use super::tokens::Token;
 use super::upkeep::Upkeep;
 use super::working_set::Entry;
 
-/// What a batch looks for in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sought<'a> {
-    /// An invoice.
-    Invoice(&'a InvoiceId),
-    /// The answer under an idempotency key.
-    Answer {
-        /// Whose.
-        actor: &'a str,
-        /// Which.
-        key: &'a str,
-    },
-}
-
 /// payd's time. It never goes backwards, and a jump of the wall clock does not move it.
 pub trait Clock: Send + Sync {
     /// Now.
@@ -214,10 +200,6 @@ pub trait Store: Send {
     /// # Errors
     /// Where it cannot be read.
     fn info(&mut self) -> Result<StoreInfo, StoreError>;
-
-    /// Says what a batch that is about to begin will look for. A store may fetch it side by side; it need not, and
-    /// the batch is the same.
-    fn expect(&mut self, _sought: &mut dyn Iterator<Item = Sought<'_>>, _at_most: usize) {}
 
     /// Starts a transaction.
     ///

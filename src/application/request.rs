@@ -159,9 +159,8 @@ pub struct Idempotency {
     pub encode: Encode,
 }
 
-/// What came of a request. It lives for a moment, on its way through a channel: no reason to box.
+/// What came of a request.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant)]
 pub enum Outcome {
     /// Decided now; with the answer as it was kept, where a key was given and it is kept as it goes out.
     Fresh(Result<Reply, Refusal>, Option<Answer>),

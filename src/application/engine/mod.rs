@@ -23,9 +23,7 @@ use crate::domain::{Context, InvoiceId, LookupPolicy, RetryPolicy, Timestamp};
 use super::bus::Bus;
 use super::gate::{Closure, Gate, Shut};
 use super::metrics::Metrics;
-use super::ports::{
-    ChargeRequest, Clock, Head, Queue, Random, Sought, Store, StoreError, StoreInfo,
-};
+use super::ports::{ChargeRequest, Clock, Head, Queue, Random, Store, StoreError, StoreInfo};
 use super::request::{Action, Envelope, Outcome, Reply, SubmitError};
 use super::tokens::Tokens;
 
@@ -305,7 +303,6 @@ impl<S: Store> Engine<S> {
             self.sort(envelope, &mut requests);
         }
         self.claim_probe(now);
-        self.expect(&requests);
         match self.decide(&requests, true, now) {
             Ok(outcomes) => answer(requests, outcomes),
             Err(error @ (StoreError::Constraint(_) | StoreError::BadRow(_))) => {
@@ -337,32 +334,6 @@ impl<S: Store> Engine<S> {
             }
         };
         Ok(())
-    }
-
-    /// Says to the store what these will look for.
-    fn expect(&mut self, requests: &[Envelope]) {
-        let recent = &self.recent;
-        let at_most = requests.iter().map(|it| match &it.action {
-            Action::Create(invoices) => 1 + invoices.len(),
-            _ => 2,
-        });
-        let at_most = at_most.sum();
-        let mut sought = requests.iter().flat_map(|request| {
-            let (made, known) = match &request.action {
-                Action::Create(invoices) => (invoices.as_slice(), None),
-                Action::OnInvoice(id, _) => (&[][..], Some(id)),
-                _ => (&[][..], None),
-            };
-            let ids = made.iter().map(|new| &new.id).chain(known);
-            let key = request.idempotency.as_ref().map(|it| Sought::Answer {
-                actor: &request.caller.actor,
-                key: &it.key,
-            });
-            ids.filter(|id| !recent.has(id))
-                .map(Sought::Invoice)
-                .chain(key)
-        });
-        self.store.expect(&mut sought, at_most);
     }
 
     /// Says so, to those who read the log and to those who ask.

@@ -52,11 +52,6 @@ impl Recent {
         self.young.take(id).or_else(|| self.old.take(id))
     }
 
-    /// Whether an invoice is in here.
-    pub(super) fn has(&self, id: &InvoiceId) -> bool {
-        self.young.entries.contains_key(id) || self.old.entries.contains_key(id)
-    }
-
     /// Which invoice in here a payment is of.
     pub(super) fn invoice_of(&self, payment: PaymentId) -> Option<&InvoiceId> {
         let generations = [&self.young, &self.old];

@@ -6,7 +6,6 @@
 mod open;
 mod schema;
 
-mod ahead;
 mod checkpoint;
 mod copy;
 mod late;

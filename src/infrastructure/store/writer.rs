@@ -7,7 +7,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use crate::application::ports::{Head, Queue, Restored, Sought, Store, StoreError, StoreInfo};
+use crate::application::ports::{Head, Queue, Restored, Store, StoreError, StoreInfo};
 use crate::application::request::{Answer, Kept, StoredAnswer};
 use crate::application::{
     Entry, EventRecord, Token, chain, decode, first_digest, is_what_its_events_say,
@@ -17,7 +17,6 @@ use crate::domain::{
     Timestamp,
 };
 
-use super::ahead::{Ahead, Look};
 use super::checkpoint::Checkpointer;
 use super::error::{sort, sort_row};
 use super::late::Late;
@@ -51,7 +50,6 @@ pub struct SqliteStore {
     pub(super) checkpointer: Checkpointer,
     pub(super) connection: Connection,
     path: PathBuf,
-    ahead: Ahead,
     mark: Mark,
     late: Late,
     waiting: Waiting,
@@ -77,7 +75,6 @@ impl SqliteStore {
             checkpointer,
             connection,
             path: path.to_owned(),
-            ahead: Ahead::new(path),
             mark,
             late,
             waiting: Waiting::new(),
@@ -372,20 +369,6 @@ impl Store for SqliteStore {
             paused: meta(&self.connection, "paused")? == "1",
             restored: restored(&self.connection)?,
         })
-    }
-
-    fn expect(&mut self, sought: &mut dyn Iterator<Item = Sought<'_>>, at_most: usize) {
-        if !self.ahead.is_worth_it(at_most) {
-            return;
-        }
-        let looks = sought.filter_map(|sought| match sought {
-            // Where it cannot be read, that is seen when it is needed.
-            Sought::Invoice(id) if self.is_beyond_all(id).unwrap_or(true) => None,
-            Sought::Invoice(id) => Some(Look::Invoice(id.as_str().to_owned())),
-            Sought::Answer { actor, key } => Some(Look::Answer(key.to_owned(), actor.to_owned())),
-        });
-        let looks = looks.collect();
-        self.ahead.look(looks);
     }
 
     fn begin(&mut self) -> Result<(), StoreError> {
