@@ -133,8 +133,8 @@ pub enum Kept {
     /// As it went out.
     Whole(Answer),
     /// Invoices that were made, or a payment that was requested, are told of by their events, which never
-    /// change: their answer is written from these again. Most answers are such, and are half of what a request
-    /// would write otherwise.
+    /// change: their answer is written from these again. Most answers are such, and each is nearly as large as its
+    /// event.
     Events {
         /// The sequence of the first.
         first: u64,
