@@ -659,12 +659,8 @@ impl<'e, S: Store> Batch<'e, S> {
     ) -> Result<bool, Undecided> {
         let context = self.engine.context(self.now);
         let place = self.set.place(id);
-        let place = place.ok_or(Undecided::Refused(Refusal::InvoiceNotFound))?;
-        let before = &self
-            .set
-            .at(place)
-            .ok_or(Undecided::Refused(Refusal::InvoiceNotFound))?
-            .aggregate;
+        let there = place.and_then(|place| Some((place, &self.set.at(place)?.aggregate)));
+        let (place, before) = there.ok_or(Undecided::Refused(Refusal::InvoiceNotFound))?;
         let decision = decide(before, command, &context).map_err(Undecided::Refused)?;
         if decision.is_nothing() {
             return Ok(false);

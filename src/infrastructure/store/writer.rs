@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::config::DbConfig;
-use rusqlite::types::ToSql;
+use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::application::ports::{Head, Queue, Restored, Store, StoreError, StoreInfo};
@@ -93,6 +93,14 @@ impl SqliteStore {
         self.sorted(written)
     }
 
+    /// The one value that a query without parameters gives.
+    fn one<T: FromSql>(&self, sql: &str) -> Result<T, StoreError> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+            .map_err(sort)
+    }
+
     /// What writing came to.
     fn sorted<T>(&self, written: rusqlite::Result<T>) -> Result<T, StoreError> {
         written.map_err(|error| self.sort_write(error))
@@ -174,11 +182,7 @@ impl SqliteStore {
     fn next_invoice(&self) -> Result<i64, StoreError> {
         let newest = match self.newest_invoice {
             Some(n) => n,
-            None => self
-                .connection
-                .prepare_cached("SELECT coalesce(max(n), 0) FROM invoices")
-                .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-                .map_err(sort)?,
+            None => self.one("SELECT coalesce(max(n), 0) FROM invoices")?,
         };
         newest
             .checked_add(1)
@@ -189,13 +193,7 @@ impl SqliteStore {
     fn is_beyond_all(&mut self, id: &InvoiceId) -> Result<bool, StoreError> {
         if self.greatest.is_none() {
             self.write_waiting_invoices()?;
-            let sql = "SELECT coalesce(max(id), '') FROM invoices";
-            let greatest = self
-                .connection
-                .prepare_cached(sql)
-                .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-                .map_err(sort)?;
-            self.greatest = Some(greatest);
+            self.greatest = Some(self.one("SELECT coalesce(max(id), '') FROM invoices")?);
         }
         let greatest = self.greatest.as_deref();
         Ok(greatest.is_some_and(|greatest| greatest < id.as_str()))
@@ -206,12 +204,7 @@ impl SqliteStore {
         if let Some(age) = self.age {
             return Ok(age);
         }
-        let sql = "SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'age_ms'";
-        let age = self
-            .connection
-            .prepare_cached(sql)
-            .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-            .map_err(sort)?;
+        let age = self.one("SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'age_ms'")?;
         self.age = Some(age);
         Ok(age)
     }
