@@ -46,8 +46,6 @@ const UPDATE_PAYMENT: &str = "UPDATE payments SET state = ?6, gateway = ?7, gate
 
 /// The store, to be written.
 pub struct SqliteStore {
-    // Before the connection, which then is the last to be closed.
-    pub(super) checkpointer: Checkpointer,
     pub(super) connection: Connection,
     path: PathBuf,
     mark: Mark,
@@ -61,6 +59,18 @@ pub struct SqliteStore {
     greatest: Option<String>,
     /// The newest event of the transaction under way, with its digest.
     newest: Option<(u64, [u8; 32])>,
+    // After the connection: it holds the database's file open.
+    pub(super) checkpointer: Checkpointer,
+}
+
+impl Drop for SqliteStore {
+    /// The thread's connection goes before the writer's, which then is the last to be closed, and moves what is
+    /// left of the log.
+    fn drop(&mut self) {
+        if !self.checkpointer.end() {
+            self.leave_as_it_is();
+        }
+    }
 }
 
 impl SqliteStore {
@@ -72,7 +82,6 @@ impl SqliteStore {
         late: Late,
     ) -> Self {
         Self {
-            checkpointer,
             connection,
             path: path.to_owned(),
             mark,
@@ -82,6 +91,7 @@ impl SqliteStore {
             age: None,
             greatest: None,
             newest: None,
+            checkpointer,
         }
     }
 
