@@ -226,6 +226,9 @@ fn open(path: &Path, new_id: Uuid) -> Result<SqliteStore, OpenError> {
     {
         return Err(OpenError::Damaged(fault));
     }
+    // What SQLite keeps of pages to undo a single statement goes into a file of its own from 64 KiB on: with random ids
+    // and keys, as many writes as the log has. A migration before this may have to sort more than belongs in memory.
+    set(&connection, "temp_store", "MEMORY", "2")?;
     let late = Late::open(&connection)?;
     name(&connection, new_id)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
@@ -382,5 +385,6 @@ mod tests {
             ),
             ("wal", "2", "1")
         );
+        assert_eq!(setting("temp_store"), "2");
     }
 }
