@@ -10,6 +10,8 @@
 
 use rusqlite::Connection;
 
+use super::answer_keys;
+
 /// Rows after which an index is brought up to date. It takes a millisecond or two, of which the commits in
 /// between are spared more.
 pub(super) const STEP: i64 = 1024;
@@ -154,5 +156,5 @@ pub(super) fn fault(connection: &Connection) -> rusqlite::Result<Option<String>>
             )));
         }
     }
-    Ok(None)
+    answer_keys::fault(connection)
 }

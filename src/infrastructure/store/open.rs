@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::application::ports::StoreError;
 
+use super::answer_keys::{self, AnswerKeys};
 use super::checkpoint::Checkpointer;
 use super::late::{self, Late};
 use super::mark::{MARK, Mark, Position};
@@ -230,11 +231,19 @@ fn open(path: &Path, new_id: Uuid) -> Result<SqliteStore, OpenError> {
     // and keys, as many writes as the log has. A migration before this may have to sort more than belongs in memory.
     set(&connection, "temp_store", "MEMORY", "2")?;
     let late = Late::open(&connection)?;
+    let answer_keys = AnswerKeys::open(&connection)?;
     name(&connection, new_id)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     let mark = Mark::keep(&mark, position(&connection)?);
     let checkpointer = Checkpointer::start(path, &mut connection)?;
-    Ok(SqliteStore::new(connection, checkpointer, path, mark, late))
+    Ok(SqliteStore::new(
+        connection,
+        checkpointer,
+        path,
+        mark,
+        late,
+        answer_keys,
+    ))
 }
 
 /// The mark lies in the database's directory.
@@ -303,6 +312,7 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenE
     // statement anew each time that they change: most statements here, on every run.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "trusted_schema", "OFF")?;
+    answer_keys::register(&connection)?;
     // A damaged page is an error when it is read, and not something else's content.
     connection.pragma_update(None, "cell_size_check", "ON")?;
     Ok(connection)

@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 
 use crate::failpoints::{Failed, reach};
 
-use super::copy;
 use super::open::OpenError;
+use super::{answer_keys, copy};
 
 /// All migrations, oldest first. What has been released is never edited: its checksum is in every
 /// database that it made.
@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_restored.sql"),
     include_str!("migrations/0004_late_indexes.sql"),
     include_str!("migrations/0005_answers_by_events.sql"),
+    include_str!("migrations/0006_answer_keys.sql"),
 ];
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.
@@ -91,6 +92,7 @@ fn bring(
     standing: usize,
     migrations: &[&str],
 ) -> Result<(), OpenError> {
+    answer_keys::register(connection)?;
     for (version, sql) in (1..).zip(migrations).skip(standing) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(TABLE)?;
@@ -243,6 +245,7 @@ mod tests {
     #[test]
     fn payments_of_an_older_database_are_kept_and_found_by_their_ids() {
         use crate::application::ports::{Reader, Store};
+        use crate::application::request::Kept;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("payd.db");
         let mut connection = Connection::open(&path).unwrap();
@@ -257,7 +260,9 @@ mod tests {
                  INSERT INTO payments (n, id, invoice, attempt, idempotency_key, state, requested_at, due_at, resends,
                    contradicted, epoch, lookups, restored)
                  VALUES (5, x'00000000000070008000000000000001', 1, 1, 'k1', 0, 0, 9, 0, 0, 0, 0, 1),
-                   (200000, x'00000000000070008000000000000002', 2, 1, 'k2', 0, 0, 8, 0, 0, 0, 0, 0)",
+                   (200000, x'00000000000070008000000000000002', 2, 1, 'k2', 0, 0, 8, 0, 0, 0, 0, 0);
+                 INSERT INTO answers (n, actor, key, fingerprint, status, body, born_at_age)
+                 VALUES (3, 'socket', 'key-1', zeroblob(32), 201, x'7b7d', 0), (9, 'socket', 'key-2', zeroblob(32), 409, x'7b7d', 5)",
             )
             .unwrap();
         drop(connection);
@@ -277,6 +282,15 @@ mod tests {
         let unknown = "pay_00000000-0000-7000-8000-000000000003";
         let unknown = crate::domain::PaymentId::parse(unknown).unwrap();
         assert!(reader.payment(unknown).unwrap().is_none());
+        // So are answers, by their keys.
+        for (key, status) in [("key-1", Some(201)), ("key-2", Some(409)), ("key-3", None)] {
+            let kept = store.answer("socket", key).unwrap().map(|it| it.kept);
+            let found = kept.map(|kept| match kept {
+                Kept::Whole(answer) => answer.status,
+                Kept::Events { .. } => 0,
+            });
+            assert_eq!(found, status, "{key}");
+        }
         let check: String = store
             .connection
             .query_row("PRAGMA integrity_check", [], |row| row.get(0))

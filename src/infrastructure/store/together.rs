@@ -21,6 +21,9 @@ const FEW: usize = 4;
 
 /// How a table's rows are inserted.
 pub(super) struct Insert<R: 'static> {
+    /// With what becomes of a row that is refused. `INSERT OR FAIL` ends the transaction here: what the statement has
+    /// written before it need not be undone by itself.
+    pub(super) verb: &'static str,
     /// The table with its columns: `events (sequence, invoice, …)`.
     pub(super) into: &'static str,
     /// How many those are.
@@ -42,13 +45,12 @@ impl<R> Insert<R> {
         self.sql[place].get_or_init(|| {
             let row = format!("({})", vec!["?"; self.columns].join(", "));
             let rows = vec![row.as_str(); rows].join(", ");
-            // A row that is refused ends the transaction here: what the statement has written before it need not be
-            // undone by itself, and SQLite keeps no copy of each page for that.
-            format!("INSERT OR FAIL INTO {} VALUES {rows}", self.into)
+            format!("{} INTO {} VALUES {rows}", self.verb, self.into)
         })
     }
 
-    fn write(&self, connection: &Connection, rows: &[R]) -> rusqlite::Result<()> {
+    /// Writes these.
+    pub(super) fn write(&self, connection: &Connection, rows: &[R]) -> rusqlite::Result<()> {
         let mut rest = rows;
         while !rest.is_empty() {
             let count = match rest.len() {
@@ -118,6 +120,7 @@ pub(super) struct InvoiceRow {
 }
 
 static INVOICES: Insert<InvoiceRow> = Insert {
+    verb: "INSERT OR FAIL",
     into: "invoices (n, id, amount, currency, description, metadata, payment_method, due_at, status, attempts, \
         attempts_before_round, needs_attention, cancel_requested, cancel_reason, created_at, updated_at, paid_at, \
         contradicted_attempt)",
@@ -159,6 +162,7 @@ pub(super) struct EventRow {
 }
 
 static EVENTS: Insert<EventRow> = Insert {
+    verb: "INSERT OR FAIL",
     into: "events (sequence, invoice, type, json, digest)",
     columns: 5,
     bind: |statement, at, row| {
@@ -173,6 +177,7 @@ static EVENTS: Insert<EventRow> = Insert {
 
 /// An answer under its idempotency key.
 pub(super) struct AnswerRow {
+    pub(super) n: i64,
     pub(super) actor: Arc<str>,
     pub(super) key: String,
     pub(super) stored: StoredAnswer,
@@ -180,13 +185,15 @@ pub(super) struct AnswerRow {
 }
 
 static ANSWERS: Insert<AnswerRow> = Insert {
-    into: "answers (actor, key, fingerprint, status, location, body, born_at_age, first_event, last_event)",
-    columns: 9,
+    verb: "INSERT OR FAIL",
+    into: "answers (actor, key, fingerprint, status, location, body, born_at_age, first_event, last_event, n)",
+    columns: 10,
     bind: |statement, at, row| {
         statement.raw_bind_parameter(at, &*row.actor)?;
         statement.raw_bind_parameter(at + 1, &row.key)?;
         statement.raw_bind_parameter(at + 2, row.stored.fingerprint.as_slice())?;
         statement.raw_bind_parameter(at + 6, row.born_at_age)?;
+        statement.raw_bind_parameter(at + 9, row.n)?;
         match &row.stored.kept {
             Kept::Whole(answer) => {
                 statement.raw_bind_parameter(at + 3, answer.status)?;

@@ -17,6 +17,7 @@ use crate::domain::{
     Timestamp,
 };
 
+use super::answer_keys::AnswerKeys;
 use super::checkpoint::Checkpointer;
 use super::error::{sort, sort_row};
 use super::late::Late;
@@ -50,6 +51,8 @@ pub struct SqliteStore {
     path: PathBuf,
     mark: Mark,
     late: Late,
+    /// `None`: to be read from the database.
+    answer_keys: Option<AnswerKeys>,
     waiting: Waiting,
     /// The key of the newest invoice, and payd's age in time lived, where they are known.
     newest_invoice: Option<i64>,
@@ -80,12 +83,14 @@ impl SqliteStore {
         path: &Path,
         mark: Mark,
         late: Late,
+        answer_keys: AnswerKeys,
     ) -> Self {
         Self {
             connection,
             path: path.to_owned(),
             mark,
             late,
+            answer_keys: Some(answer_keys),
             waiting: Waiting::new(),
             newest_invoice: None,
             age: None,
@@ -219,6 +224,14 @@ impl SqliteStore {
         Ok(age)
     }
 
+    /// Reads the keys of answers anew, where they are not known since a transaction was rolled back.
+    fn know_answer_keys(&mut self) -> Result<(), StoreError> {
+        if self.answer_keys.is_none() {
+            self.answer_keys = Some(AnswerKeys::open(&self.connection).map_err(sort)?);
+        }
+        Ok(())
+    }
+
     /// Before something reads, or refers to, what waits.
     fn write_waiting(&mut self) -> Result<(), StoreError> {
         let written = self.waiting.write(&self.connection);
@@ -284,6 +297,36 @@ impl SqliteStore {
         is_what_its_events_say(aggregate, &events)
             .map_err(|why| StoreError::BadRow(format!("invoice {}: {why}", aggregate.invoice.id())))
     }
+}
+
+/// What is kept of an answer, as [`stored_answer`] reads it.
+macro_rules! answer_columns {
+    () => {
+        "a.fingerprint, a.status, a.location, a.body, a.first_event, a.last_event"
+    };
+}
+
+fn stored_answer(row: &Row<'_>) -> rusqlite::Result<StoredAnswer> {
+    let sequence = |it: i64| u64::try_from(it).unwrap_or(0);
+    let kept = match (row.get(4)?, row.get(5)?) {
+        (Some(first), Some(last)) => Kept::Events {
+            first: sequence(first),
+            last: sequence(last),
+        },
+        _ => Kept::Whole(Answer {
+            status: row.get(1)?,
+            location: row.get(2)?,
+            body: row.get(3)?,
+        }),
+    };
+    Ok(StoredAnswer {
+        fingerprint: row.get(0)?,
+        kept,
+    })
+}
+
+fn unknown_keys() -> StoreError {
+    StoreError::Fatal("the keys of answers are not known".to_owned())
 }
 
 /// An event's JSON, as it is, in the first column.
@@ -547,29 +590,21 @@ impl Store for SqliteStore {
         if let Some(row) = waiting.find(|row| row.key == key && &*row.actor == actor) {
             return Ok(Some(row.stored.clone()));
         }
-        let sql = "SELECT fingerprint, status, location, body, first_event, last_event FROM answers \
-             WHERE key = ?1 AND actor = ?2";
-        let mut statement = self.connection.prepare_cached(sql).map_err(sort)?;
-        statement
-            .query_row([key, actor], |row| {
-                let sequence = |it: i64| u64::try_from(it).unwrap_or(0);
-                let kept = match (row.get(4)?, row.get(5)?) {
-                    (Some(first), Some(last)) => Kept::Events {
-                        first: sequence(first),
-                        last: sequence(last),
-                    },
-                    _ => Kept::Whole(Answer {
-                        status: row.get(1)?,
-                        location: row.get(2)?,
-                        body: row.get(3)?,
-                    }),
-                };
-                Ok(StoredAnswer {
-                    fingerprint: row.get(0)?,
-                    kept,
-                })
-            })
-            .optional()
+        self.know_answer_keys()?;
+        let keys = self.answer_keys.as_ref().ok_or_else(unknown_keys)?;
+        let sql = [
+            concat!(
+                "SELECT ",
+                answer_columns!(),
+                " FROM answers a WHERE a.n = ?1 AND a.key = ?2 AND a.actor = ?3"
+            ),
+            concat!(
+                "SELECT ",
+                answer_columns!(),
+                " FROM answer_keys k JOIN answers a ON a.n = k.n WHERE k.hash = ?1 AND a.key = ?2 AND a.actor = ?3"
+            ),
+        ];
+        keys.find(&self.connection, (actor, key), sql, stored_answer)
             .map_err(sort)
     }
 
@@ -638,11 +673,18 @@ impl Store for SqliteStore {
         key: &str,
         stored: StoredAnswer,
     ) -> Result<(), StoreError> {
+        let born_at_age = self.age()?;
+        self.know_answer_keys()?;
+        let keys = self.answer_keys.as_mut().ok_or_else(unknown_keys)?;
+        let n = keys
+            .add(actor, key)
+            .ok_or_else(|| StoreError::Fatal("there are no more numbers for answers".to_owned()))?;
         let row = AnswerRow {
+            n,
             actor: Arc::clone(actor),
             key: key.to_owned(),
             stored,
-            born_at_age: self.age()?,
+            born_at_age,
         };
         let added = self.waiting.answers.add(&self.connection, row);
         self.sorted(added)
@@ -661,11 +703,11 @@ impl Store for SqliteStore {
             &[&lived_ms],
         )?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.execute(
-            "DELETE FROM answers WHERE n IN (SELECT n FROM (SELECT n, born_at_age FROM answers ORDER BY n LIMIT ?2) \
-             WHERE born_at_age < (SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'age_ms') - ?1)",
-            &[&ANSWER_AGE_MAX_MS, &limit],
-        )
+        let age = self.age()?.saturating_sub(ANSWER_AGE_MAX_MS);
+        self.know_answer_keys()?;
+        let keys = self.answer_keys.as_mut().ok_or_else(unknown_keys)?;
+        let expired = keys.expire(&self.connection, age, limit);
+        self.sorted(expired)
     }
 
     fn restore_done(&mut self) -> Result<(), StoreError> {
@@ -702,7 +744,11 @@ impl Store for SqliteStore {
                 &[],
             )?;
         }
-        if let Err(error) = self.late.bring(&self.connection) {
+        let mut brought = self.late.bring(&self.connection);
+        if let Some(keys) = self.answer_keys.as_mut() {
+            brought = brought.and_then(|()| keys.bring(&self.connection));
+        }
+        if let Err(error) = brought {
             let error = self.sort_write(error);
             self.rollback();
             return Err(error);
@@ -710,6 +756,9 @@ impl Store for SqliteStore {
         match self.execute("COMMIT", &[]) {
             Ok(_) => {
                 self.late.committed();
+                if let Some(keys) = self.answer_keys.as_mut() {
+                    keys.committed();
+                }
                 self.mark.advance(self.newest.take());
                 Ok(())
             }
@@ -725,6 +774,7 @@ impl Store for SqliteStore {
     fn rollback(&mut self) {
         self.waiting.forget();
         (self.newest_invoice, self.age, self.greatest) = (None, None, None);
+        self.answer_keys.take_if(|keys| keys.is_touched());
         // SQLite rolls back by itself after some errors; then there is nothing left to do.
         if !self.connection.is_autocommit()
             && let Err(error) = self.execute("ROLLBACK", &[])
