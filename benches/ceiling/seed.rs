@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use payd::application::ports::{ChargeRequest, Clock, Random};
 use payd::application::request::{Action, Caller, Envelope, Outcome, Reply, SubmitError};
-use payd::application::{Bus, Counters, Engine, Policy};
+use payd::application::{Bus, Counters, Engine, Places, Policy};
 use payd::domain::{
     Amount, Command, Currency, InvoiceId, LookupPolicy, Money, NewInvoice, Outcome as Sent,
     RetryPolicy,
@@ -146,7 +146,9 @@ impl Seeder {
             .collect();
         let claim = claims.then(|| {
             let limit = usize::try_from(STEP).unwrap();
-            let (envelope, answer) = envelope(Action::ClaimDue { limit });
+            let (envelope, answer) = envelope(Action::ClaimDue {
+                places: Places::new(limit),
+            });
             envelopes.push(envelope);
             answer
         });

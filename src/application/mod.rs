@@ -47,4 +47,5 @@ pub use verify::{
     Finding as VerifyFinding, LogRow, Report, TableRow, TokenRow, VerifySource,
     is_what_its_events_say, verify, verify_watched,
 };
+pub use worker::Places;
 pub use working_set::{Entry, WorkingSet};

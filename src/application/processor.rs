@@ -34,18 +34,20 @@ pub struct Processor {
 impl Processor {
     /// Runs until it is stopped and every send has come to its end.
     pub async fn run(self) {
-        let claim = |limit| Action::ClaimDue { limit };
+        let claim = |places| Action::ClaimDue { places };
         work(
             &self.engine,
             self.concurrency,
             &self.stop,
             claim,
-            |request| {
+            |request, place| {
                 let (engine, gateway) = (self.engine.clone(), Arc::clone(&self.gateway));
                 let timeout = self.timeout;
                 let request = Box::new(request);
                 async move {
                     let outcome = send(gateway.as_ref(), &request, timeout).await;
+                    // What is left to do is the engine's: the gateway has room for another.
+                    drop(place);
                 if let Sent::NotSent { reason }
                 | Sent::Refused { reason }
                 | Sent::NotExecuted { reason, .. } = &outcome {

@@ -8,6 +8,7 @@ use crate::domain::{Command, Invoice, InvoiceId, NewInvoice, PaymentId, Refusal,
 
 use super::ports::{ChargeRequest, PaymentRecord};
 use super::tokens::{Token, TokenRefusal, TokenRequest};
+use super::worker::Places;
 
 /// Who asks, and in which context: goes into events and logs.
 #[derive(Debug, Clone)]
@@ -43,13 +44,13 @@ pub enum Action {
     OnPayment(PaymentId, Option<InvoiceId>, Command),
     /// Take due payments to send them. Answered when there are some.
     ClaimDue {
-        /// At most so many, at least one.
-        limit: usize,
+        /// At most as many as are free when they are given out.
+        places: Places,
     },
     /// Take open questions to look them up. Answered when there are some.
     ClaimLookups {
-        /// At most so many, at least one.
-        limit: usize,
+        /// The same.
+        places: Places,
     },
     /// Probe the gateway. Answered when it is time to.
     ClaimProbe,

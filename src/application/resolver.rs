@@ -34,8 +34,8 @@ pub struct Resolver {
 impl Resolver {
     /// Runs until it is stopped and every lookup has come to its end.
     pub async fn run(self) {
-        let claim = |limit| Action::ClaimLookups { limit };
-        work(&self.engine, self.concurrency, &self.stop, claim, |request| {
+        let claim = |places| Action::ClaimLookups { places };
+        work(&self.engine, self.concurrency, &self.stop, claim, |request, place| {
             let (engine, gateway) = (self.engine.clone(), Arc::clone(&self.gateway));
             let (clock, timeout) = (Arc::clone(&self.clock), self.timeout);
             async move {
@@ -54,6 +54,7 @@ impl Resolver {
                     finding,
                 };
                 submit(&engine, &request, &command).await;
+                drop(place);
             }
         })
         .await;

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,8 +18,34 @@ use super::request::{Action, Outcome, Reply, SubmitError};
 /// How long to wait before work that could not be submitted is submitted again.
 pub(super) const RESUBMIT_PAUSE: Duration = Duration::from_secs(1);
 
+/// A place for a piece of work. It is free again when this is dropped.
+pub(super) type Place = OwnedSemaphorePermit;
+
+/// The places of a worker. Whoever gives out work looks how many are free then, which may be more than when it was
+/// asked for; the worker alone takes them.
+#[derive(Debug, Clone)]
+pub struct Places(Arc<Semaphore>);
+
+impl Places {
+    /// So many.
+    #[must_use]
+    pub fn new(count: usize) -> Self {
+        Self(Arc::new(Semaphore::new(count)))
+    }
+
+    /// How many are free.
+    pub(super) fn free(&self) -> usize {
+        self.0.available_permits()
+    }
+
+    /// One of them, when there is one. The semaphore is never closed.
+    async fn take(&self) -> Option<Place> {
+        Arc::clone(&self.0).acquire_owned().await.ok()
+    }
+}
+
 /// Claims work and has each piece done, `concurrency` at once, until `stop`; then waits for what
-/// has begun. The daemon submits [`Action::StopClaims`] after `stop`, so that no claim waits on.
+/// has begun. A piece may give its place back before it is done. The daemon submits [`Action::StopClaims`] after `stop`, so that no claim waits on.
 ///
 /// Two crews share the places: while one takes what it was given, the claim of the other stands with the
 /// engine, so that what a batch requests is claimed in that batch and written once.
@@ -27,10 +53,10 @@ pub(super) async fn work<F, D>(
     engine: &EngineHandle,
     concurrency: usize,
     stop: &CancellationToken,
-    claim_up_to: impl Fn(usize) -> Action,
+    claim_up_to: impl Fn(Places) -> Action,
     each: F,
 ) where
-    F: Fn(ChargeRequest) -> D,
+    F: Fn(ChargeRequest, Option<Place>) -> D,
     D: Future<Output = ()> + Send + 'static,
 {
     let second = concurrency / 2;
@@ -46,33 +72,21 @@ async fn work_alone<F, D>(
     engine: &EngineHandle,
     concurrency: usize,
     stop: &CancellationToken,
-    claim_up_to: &impl Fn(usize) -> Action,
+    claim_up_to: &impl Fn(Places) -> Action,
     each: &F,
 ) where
-    F: Fn(ChargeRequest) -> D,
+    F: Fn(ChargeRequest, Option<Place>) -> D,
     D: Future<Output = ()> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(concurrency));
+    let places = Places::new(concurrency);
     let running = TaskTracker::new();
     while !stop.is_cancelled() {
-        // A first place to wait for, then whatever else is free: nothing is claimed that would
-        // have to wait with its lease running.
-        let Ok(first) = Arc::clone(&places).acquire_owned().await else {
-            break;
-        };
-        let limit = 1 + places.available_permits();
-        let mut place = Some(first);
-        for request in claim(engine, claim_up_to(limit), stop).await {
-            let place = match place.take() {
-                Some(place) => Some(place),
-                None => Arc::clone(&places).acquire_owned().await.ok(),
-            };
+        // Nothing is claimed that would have to wait with its lease running.
+        drop(places.take().await);
+        for request in claim(engine, claim_up_to(places.clone()), stop).await {
+            let place = places.take().await;
             // In a place of its own: the runtime moves a task when it is made, and again when it ends.
-            let done = Box::pin(each(request));
-            running.spawn(async move {
-                done.await;
-                drop(place);
-            });
+            running.spawn(Box::pin(each(request, place)));
         }
     }
     running.close();
@@ -131,5 +145,26 @@ pub(super) async fn submit(engine: &EngineHandle, request: &ChargeRequest, comma
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_place_that_comes_back_counts_for_a_claim_that_stands() {
+        let places = Places::new(2);
+        let taken = places.take().await;
+        let action = Action::ClaimDue {
+            places: places.clone(),
+        };
+        let free = || match &action {
+            Action::ClaimDue { places } => places.free(),
+            _ => 0,
+        };
+        assert_eq!(free(), 1);
+        drop(taken);
+        assert_eq!(free(), 2);
     }
 }

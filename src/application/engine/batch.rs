@@ -530,16 +530,19 @@ impl<'e, S: Store> Batch<'e, S> {
         self.engine.agenda.may_be_due(queue, self.now)
     }
 
-    /// What may be sent now. Where the tables have nothing that is due, it is what this batch has
-    /// requested, and that goes into the tables as it is claimed.
+    /// What may be sent now: first what the tables have, as they stand before this batch, and then what the batch has
+    /// requested, which goes into them as it is claimed. What the batch has changed of the first is not written for
+    /// this: a claim is decided on what stands in the set.
     fn due_now(&mut self, limit: usize) -> Result<Vec<InvoiceId>, StoreError> {
-        if self.may_be_due(Queue::Due) {
-            return self.queue(Queue::Due, self.now, limit);
-        }
+        let mut due = match self.may_be_due(Queue::Due) {
+            true => self.queue_before(Queue::Due, self.now, limit)?,
+            false => Vec::new(),
+        };
         let set_aside = &self.engine.set_aside;
         self.fresh.retain(|id| !set_aside.contains(id));
-        let rest = self.fresh.split_off(limit.min(self.fresh.len()));
-        Ok(std::mem::replace(&mut self.fresh, rest))
+        let left = limit.saturating_sub(due.len()).min(self.fresh.len());
+        due.extend(self.fresh.drain(..left));
+        Ok(due)
     }
 
     fn take(
@@ -568,6 +571,16 @@ impl<'e, S: Store> Batch<'e, S> {
         limit: usize,
     ) -> Result<Vec<InvoiceId>, StoreError> {
         self.flush()?;
+        self.queue_before(queue, until, limit)
+    }
+
+    /// The same without what this transaction has not written yet.
+    fn queue_before(
+        &mut self,
+        queue: Queue,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<InvoiceId>, StoreError> {
         let engine = &mut *self.engine;
         let limit_with_set_aside = limit + engine.set_aside.len();
         let mut ids =

@@ -699,10 +699,10 @@ impl Claims {
 
 fn limit(parked: &Envelope) -> usize {
     match &parked.action {
-        Action::ClaimDue { limit } | Action::ClaimLookups { limit }
+        Action::ClaimDue { places } | Action::ClaimLookups { places }
             if !parked.reply.is_closed() =>
         {
-            *limit
+            places.free()
         }
         _ => 0,
     }

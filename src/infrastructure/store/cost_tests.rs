@@ -23,7 +23,7 @@ use crate::application::ports::{ChargeRequest, Clock, EventQuery, InvoiceQuery, 
 use crate::application::request::{
     Action, Answer, Caller, Envelope, Idempotency, Outcome, Reply, SubmitError,
 };
-use crate::application::{Bus, Counters, Engine, Policy};
+use crate::application::{Bus, Counters, Engine, Places, Policy};
 use crate::domain::{
     Amount, Command, Currency, EventType, InvoiceId, InvoiceStatus, LookupPolicy, Money,
     NewInvoice, Outcome as Sent, PaymentId, RetryPolicy, Timestamp,
@@ -137,7 +137,12 @@ impl Metered {
             path,
             _directory: directory,
         };
-        let lookups = envelope(Action::ClaimLookups { limit: 16 }, None);
+        let lookups = envelope(
+            Action::ClaimLookups {
+                places: Places::new(16),
+            },
+            None,
+        );
         // It waits with the engine from now on; nothing is ever looked up here.
         metered.engine.run(vec![lookups.0]).unwrap();
         std::mem::forget(lookups.1);
@@ -163,7 +168,12 @@ impl Metered {
 
     /// The processor asks for the next work as soon as it has some.
     fn cost_of_claiming(&mut self) -> Cost {
-        let (envelope, wait) = envelope(Action::ClaimDue { limit: 64 }, None);
+        let (envelope, wait) = envelope(
+            Action::ClaimDue {
+                places: Places::new(64),
+            },
+            None,
+        );
         self.claim = Some(wait);
         self.cost_of(vec![envelope])
     }

@@ -9,7 +9,7 @@ use payd::application::ports::{ChargeRequest, Clock, EventQuery, Random, Reader}
 use payd::application::request::{
     Action, Answer, Caller, Envelope, Idempotency, Outcome, Reply, SubmitError,
 };
-use payd::application::{Bus, Counters, Engine, Policy, verify};
+use payd::application::{Bus, Counters, Engine, Places, Policy, verify};
 use payd::domain::{
     Amount, Command, Currency, Failure, FailureKind, Finding, InvoiceId, LookupPolicy, Money,
     NewInvoice, Outcome as Sent, PaymentId, Refusal, ResolveAs, RetryPolicy, Timestamp,
@@ -245,11 +245,15 @@ impl Bench {
     }
 
     pub(crate) fn claim_due(&mut self) -> Vec<ChargeRequest> {
-        self.claim(Action::ClaimDue { limit: 64 })
+        self.claim(Action::ClaimDue {
+            places: Places::new(64),
+        })
     }
 
     pub(crate) fn claim_lookups(&mut self) -> Vec<ChargeRequest> {
-        self.claim(Action::ClaimLookups { limit: 64 })
+        self.claim(Action::ClaimLookups {
+            places: Places::new(64),
+        })
     }
 
     pub(crate) fn settle(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use payd::application::Places;
 use payd::application::request::{Action, Answer, Outcome, Reply, SubmitError};
 use payd::domain::{Command, Finding, InvoiceId, Outcome as Sent, Refusal, ResolveAs, Timestamp};
 
@@ -145,7 +146,9 @@ fn the_engine_sleeps_until_the_next_due_time_and_then_gives_the_worker_that_wait
     let sent = bench.claim_due().remove(0);
     bench.settle(&sent, declined(true)).unwrap();
 
-    let mut waiting = bench.park(Action::ClaimDue { limit: 8 });
+    let mut waiting = bench.park(Action::ClaimDue {
+        places: Places::new(8),
+    });
     let sleep = bench.engine.as_ref().unwrap().sleep().unwrap();
     assert!(
         (1000..2000).contains(&sleep.as_millis()),
@@ -168,6 +171,39 @@ fn the_engine_sleeps_until_the_next_due_time_and_then_gives_the_worker_that_wait
     bench.engine.as_mut().unwrap().run(Vec::new()).unwrap();
     let lease = bench.engine.as_ref().unwrap().sleep().unwrap();
     assert_eq!(sleep + lease, Duration::from_secs(30));
+}
+
+#[test]
+fn a_claim_takes_what_waits_then_what_its_batch_requests_and_nothing_that_the_batch_has_canceled() {
+    let mut bench = Bench::new();
+    for n in 1..=5 {
+        bench.create(&format!("inv-{n}")).unwrap();
+    }
+    for id in ["inv-1", "inv-2", "inv-3"] {
+        bench.pay(id).unwrap();
+    }
+    let cancel = Command::Cancel { reason: None };
+    let canceled = InvoiceId::parse("inv-1").unwrap();
+    // One place is spent on what was due before this batch.
+    let places = Places::new(4);
+    let mut answers = bench.batch(vec![
+        (Action::OnInvoice(canceled, cancel), None),
+        (pay("inv-4"), None),
+        (pay("inv-5"), None),
+        (Action::ClaimDue { places }, None),
+    ]);
+    let Some(Ok(Outcome::Fresh(Ok(Reply::Claimed(claimed)), _))) = answers.pop() else {
+        panic!("{answers:?}");
+    };
+    let ids: Vec<_> = claimed.iter().map(|it| it.invoice.id.as_str()).collect();
+    assert_eq!(ids, ["inv-2", "inv-3", "inv-4"]);
+    assert_eq!(bench.state("inv-1"), ("CANCELED", vec!["CANCELED"]));
+    assert_eq!(bench.state("inv-4").1, ["SENDING"]);
+    assert_eq!(bench.state("inv-5").1, ["REQUESTED"]);
+    let rest = bench.claim_due();
+    assert_eq!(rest.len(), 1);
+    assert_eq!(rest[0].invoice.id.as_str(), "inv-5");
+    bench.verify();
 }
 
 #[test]
@@ -244,7 +280,9 @@ fn a_restart_turns_what_was_being_sent_into_unknown() {
         bench.create(id).unwrap();
         bench.pay(id).unwrap();
     }
-    let claimed = bench.claim(Action::ClaimDue { limit: 1 });
+    let claimed = bench.claim(Action::ClaimDue {
+        places: Places::new(1),
+    });
     assert_eq!(claimed.len(), 1);
     bench.restart();
     assert_eq!(bench.state("a").1, ["UNKNOWN"]);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use payd::application::Places;
 use payd::application::request::{Action, Caller, Envelope, Outcome, SubmitError};
 use payd::domain::Refusal;
 use tokio::sync::oneshot;
@@ -35,7 +36,9 @@ fn after_a_commit_whose_fate_nobody_knows_nothing_is_answered_sent_or_told() {
             },
             Envelope {
                 caller: caller(),
-                action: Action::ClaimDue { limit: 8 },
+                action: Action::ClaimDue {
+                    places: Places::new(8),
+                },
                 idempotency: None,
                 reply: claim_reply,
             },

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use payd::application::Places;
 use payd::application::Shut;
 use payd::application::ports::{ChargeRequest, Probe};
 use payd::application::request::{Action, Outcome, Reply, SubmitError};
@@ -69,7 +70,11 @@ fn a_gateway_that_refuses_payd_is_left_alone_until_a_probe_succeeds() {
         bench.create(id).unwrap();
         bench.pay(id).unwrap();
     }
-    let sent = bench.claim(Action::ClaimDue { limit: 1 }).remove(0);
+    let sent = bench
+        .claim(Action::ClaimDue {
+            places: Places::new(1),
+        })
+        .remove(0);
     let mut probe = bench.park(Action::ClaimProbe);
     bench.settle(&sent, refused()).unwrap();
     assert_eq!(shut(&bench), Some(Shut::Refused));
@@ -92,7 +97,9 @@ fn a_gateway_that_refuses_payd_is_left_alone_until_a_probe_succeeds() {
     assert!(given(&mut probe).is_none(), "not at once again");
 
     // Both go at once, one of them for the second time.
-    let mut due = bench.park(Action::ClaimDue { limit: 64 });
+    let mut due = bench.park(Action::ClaimDue {
+        places: Places::new(64),
+    });
     bench.submit(Action::Probed(Probe::Usable)).unwrap();
     assert_eq!(shut(&bench), None);
     let Some(Reply::Claimed(claimed)) = given(&mut due) else {
@@ -118,7 +125,11 @@ fn a_lookup_that_the_gateway_refuses_holds_back_sends_too() {
         bench.create(id).unwrap();
         bench.pay(id).unwrap();
     }
-    let sent = bench.claim(Action::ClaimDue { limit: 1 }).remove(0);
+    let sent = bench
+        .claim(Action::ClaimDue {
+            places: Places::new(1),
+        })
+        .remove(0);
     bench.settle(&sent, unknown()).unwrap();
     bench.pass(Duration::from_secs(2));
     let looked = bench.claim_lookups().remove(0);
@@ -173,7 +184,12 @@ fn a_dead_gateway_burns_no_attempts_and_is_not_sent_to() {
     }
     let mut sends = 0;
     // Each worker takes one at a time, and nothing is answered.
-    while let Some(sent) = bench.claim(Action::ClaimDue { limit: 1 }).pop() {
+    while let Some(sent) = bench
+        .claim(Action::ClaimDue {
+            places: Places::new(1),
+        })
+        .pop()
+    {
         bench.settle(&sent, not_sent()).unwrap();
         sends += 1;
     }
