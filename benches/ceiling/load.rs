@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -128,12 +129,15 @@ impl Shared {
         id(n, self.load.random_ids)
     }
 
+    /// The header with a key in no order, as most clients draw them (UUIDv4).
     fn key(&self, what: &str, id: &str) -> String {
-        if self.load.keys {
-            format!("idempotency-key: {what}-{id}\r\n")
-        } else {
-            String::new()
+        if !self.load.keys {
+            return String::new();
         }
+        let mut hasher = DefaultHasher::new();
+        (what, id).hash(&mut hasher);
+        let n = hasher.finish();
+        format!("idempotency-key: {n:016x}{:016x}\r\n", mix(n))
     }
 }
 
