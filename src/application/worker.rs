@@ -45,7 +45,8 @@ impl Places {
 }
 
 /// Claims work and has each piece done, `concurrency` at once, until `stop`; then waits for what
-/// has begun. A piece may give its place back before it is done. The daemon submits [`Action::StopClaims`] after `stop`, so that no claim waits on.
+/// has begun. A piece may give its place back before it is done. The daemon submits [`Action::StopClaims`]
+/// after `stop`, so that no claim waits on.
 ///
 /// Two crews share the places: while one takes what it was given, the claim of the other stands with the
 /// engine, so that what a batch requests is claimed in that batch and written once.
