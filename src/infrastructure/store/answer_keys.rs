@@ -60,7 +60,6 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
 type Entry = (i64, i64);
 
 static ENTRIES: Insert<Entry> = Insert {
-    verb: "INSERT OR FAIL",
     into: "answer_keys (hash, n)",
     columns: 2,
     bind: |statement, at, (hash, n)| {
@@ -106,7 +105,7 @@ impl AnswerKeys {
              (SELECT 1 FROM answer_keys k WHERE k.hash = answer_hash(a.actor, a.key) AND k.n = a.n)";
         let gathering = connection
             .prepare_cached(sql)?
-            .query_map([noted], |row| entry(row).map(|(n, hash)| (hash, n)))?
+            .query_map([noted], entry)?
             .collect::<Result<BTreeSet<_>, _>>()?;
         let newest: i64 = connection
             .prepare_cached("SELECT coalesce(max(n), 0) FROM answers")?
@@ -164,7 +163,7 @@ impl AnswerKeys {
         statement.query_row((hash, key, actor), read).optional()
     }
 
-    /// Drops answers that were born at this age or before, of the oldest so many. Says how many those were.
+    /// Drops answers that were born before this age, of the oldest so many. Says how many those were.
     ///
     /// # Errors
     /// SQLite's.
@@ -179,17 +178,16 @@ impl AnswerKeys {
             .prepare_cached(sql)?
             .query_map([age, limit], entry)?
             .collect::<Result<Vec<_>, _>>()?;
-        for (n, hash) in &expired {
+        for entry in &expired {
             self.touched = true;
-            let entry = (*hash, *n);
-            if !self.gathering.remove(&entry) && !self.moving.remove(&entry) {
+            if !self.gathering.remove(entry) && !self.moving.remove(entry) {
                 connection
                     .prepare_cached("DELETE FROM answer_keys WHERE hash = ?1 AND n = ?2")?
-                    .execute(entry)?;
+                    .execute(*entry)?;
             }
             connection
                 .prepare_cached("DELETE FROM answers WHERE n = ?1")?
-                .execute([n])?;
+                .execute([entry.1])?;
         }
         Ok(expired.len())
     }
@@ -238,11 +236,11 @@ impl AnswerKeys {
     }
 }
 
-/// The number of an answer, and the hash of its key.
-fn entry(row: &Row<'_>) -> rusqlite::Result<(i64, i64)> {
+/// Of a row with an answer's number, actor and key.
+fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     Ok((
-        row.get(0)?,
         hash(bytes(row.get_ref(1)?), bytes(row.get_ref(2)?)),
+        row.get(0)?,
     ))
 }
 

@@ -21,9 +21,6 @@ const FEW: usize = 4;
 
 /// How a table's rows are inserted.
 pub(super) struct Insert<R: 'static> {
-    /// With what becomes of a row that is refused. `INSERT OR FAIL` ends the transaction here: what the statement has
-    /// written before it need not be undone by itself.
-    pub(super) verb: &'static str,
     /// The table with its columns: `events (sequence, invoice, …)`.
     pub(super) into: &'static str,
     /// How many those are.
@@ -45,7 +42,9 @@ impl<R> Insert<R> {
         self.sql[place].get_or_init(|| {
             let row = format!("({})", vec!["?"; self.columns].join(", "));
             let rows = vec![row.as_str(); rows].join(", ");
-            format!("{} INTO {} VALUES {rows}", self.verb, self.into)
+            // A row that is refused ends the transaction here: what the statement has written before it need not be
+            // undone by itself.
+            format!("INSERT OR FAIL INTO {} VALUES {rows}", self.into)
         })
     }
 
@@ -120,7 +119,6 @@ pub(super) struct InvoiceRow {
 }
 
 static INVOICES: Insert<InvoiceRow> = Insert {
-    verb: "INSERT OR FAIL",
     into: "invoices (n, id, amount, currency, description, metadata, payment_method, due_at, status, attempts, \
         attempts_before_round, needs_attention, cancel_requested, cancel_reason, created_at, updated_at, paid_at, \
         contradicted_attempt)",
@@ -162,7 +160,6 @@ pub(super) struct EventRow {
 }
 
 static EVENTS: Insert<EventRow> = Insert {
-    verb: "INSERT OR FAIL",
     into: "events (sequence, invoice, type, json, digest)",
     columns: 5,
     bind: |statement, at, row| {
@@ -185,7 +182,6 @@ pub(super) struct AnswerRow {
 }
 
 static ANSWERS: Insert<AnswerRow> = Insert {
-    verb: "INSERT OR FAIL",
     into: "answers (actor, key, fingerprint, status, location, body, born_at_age, first_event, last_event, n)",
     columns: 10,
     bind: |statement, at, row| {

@@ -224,14 +224,6 @@ impl SqliteStore {
         Ok(age)
     }
 
-    /// Reads the keys of answers anew, where they are not known since a transaction was rolled back.
-    fn know_answer_keys(&mut self) -> Result<(), StoreError> {
-        if self.answer_keys.is_none() {
-            self.answer_keys = Some(AnswerKeys::open(&self.connection).map_err(sort)?);
-        }
-        Ok(())
-    }
-
     /// Before something reads, or refers to, what waits.
     fn write_waiting(&mut self) -> Result<(), StoreError> {
         let written = self.waiting.write(&self.connection);
@@ -325,8 +317,15 @@ fn stored_answer(row: &Row<'_>) -> rusqlite::Result<StoredAnswer> {
     })
 }
 
-fn unknown_keys() -> StoreError {
-    StoreError::Fatal("the keys of answers are not known".to_owned())
+/// The keys of answers, read anew where they are not known since a transaction was rolled back.
+fn known<'k>(
+    keys: &'k mut Option<AnswerKeys>,
+    connection: &Connection,
+) -> Result<&'k mut AnswerKeys, StoreError> {
+    Ok(match keys {
+        Some(keys) => keys,
+        unknown @ None => unknown.insert(AnswerKeys::open(connection).map_err(sort)?),
+    })
 }
 
 /// An event's JSON, as it is, in the first column.
@@ -590,8 +589,7 @@ impl Store for SqliteStore {
         if let Some(row) = waiting.find(|row| row.key == key && &*row.actor == actor) {
             return Ok(Some(row.stored.clone()));
         }
-        self.know_answer_keys()?;
-        let keys = self.answer_keys.as_ref().ok_or_else(unknown_keys)?;
+        let keys = known(&mut self.answer_keys, &self.connection)?;
         let sql = [
             concat!(
                 "SELECT ",
@@ -674,8 +672,7 @@ impl Store for SqliteStore {
         stored: StoredAnswer,
     ) -> Result<(), StoreError> {
         let born_at_age = self.age()?;
-        self.know_answer_keys()?;
-        let keys = self.answer_keys.as_mut().ok_or_else(unknown_keys)?;
+        let keys = known(&mut self.answer_keys, &self.connection)?;
         let n = keys
             .add(actor, key)
             .ok_or_else(|| StoreError::Fatal("there are no more numbers for answers".to_owned()))?;
@@ -704,8 +701,7 @@ impl Store for SqliteStore {
         )?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let age = self.age()?.saturating_sub(ANSWER_AGE_MAX_MS);
-        self.know_answer_keys()?;
-        let keys = self.answer_keys.as_mut().ok_or_else(unknown_keys)?;
+        let keys = known(&mut self.answer_keys, &self.connection)?;
         let expired = keys.expire(&self.connection, age, limit);
         self.sorted(expired)
     }
