@@ -397,4 +397,27 @@ mod tests {
         );
         assert_eq!(setting("temp_store"), "2");
     }
+    /// `.cargo/config.toml`, which has `HAVE_FDATASYNC` too: SQLite does not tell of that one.
+    #[test]
+    fn sqlite_is_compiled_as_payd_wants_it() {
+        let memory = Connection::open_in_memory().unwrap();
+        let options = memory
+            .prepare("PRAGMA compile_options")
+            .unwrap()
+            .query_map([], |row| row.get(0))
+            .unwrap()
+            .collect::<Result<Vec<String>, _>>()
+            .unwrap();
+        let has = |option: &str| options.iter().any(|it| it == option);
+        for option in [
+            "OMIT_LOAD_EXTENSION",
+            "OMIT_SHARED_CACHE",
+            "DEFAULT_MEMSTATUS=0",
+        ] {
+            assert!(has(option), "{option} is not in {options:?}");
+        }
+        for option in ["ENABLE_LOAD_EXTENSION", "ENABLE_FTS5", "ENABLE_RTREE"] {
+            assert!(!has(option), "{option}");
+        }
+    }
 }
