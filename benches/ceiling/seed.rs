@@ -59,7 +59,9 @@ pub(crate) fn seed(directory: &Path, first: u64, count: u64, random_ids: bool, e
             .map(|n| InvoiceId::parse(&load::id(n, random_ids)).unwrap())
             .collect();
         let mut actions: Vec<Action> = std::mem::take(&mut claimed).iter().map(settle).collect();
-        actions.push(Action::Create(ids.iter().map(invoice).collect()));
+        actions.push(Action::Create(
+            ids.iter().map(|id| invoice(id).into()).collect(),
+        ));
         actions.extend(
             ids.into_iter()
                 .map(|id| Action::OnInvoice(id, Command::Pay { method: None })),

@@ -36,7 +36,7 @@ impl Caller {
 #[derive(Debug)]
 pub enum Action {
     /// Make invoices, each on its own merits.
-    Create(Vec<NewInvoice>),
+    Create(Vec<Arc<NewInvoice>>),
     /// A command on an invoice: `pay` or `cancel`.
     OnInvoice(InvoiceId, Command),
     /// A command on a payment: the outcome of a send or of a lookup, or an operator's word. Who knows

@@ -3,6 +3,7 @@
 //! Order of reading: one function a command, each a ladder of early returns. None of them changes
 //! the state; the caller folds the events that come back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
@@ -106,15 +107,15 @@ impl Work {
 /// Where the one that stands has other content.
 pub fn create(
     standing: Option<&Invoice>,
-    new: &NewInvoice,
+    new: &Arc<NewInvoice>,
     now: Timestamp,
 ) -> Result<Decision, Refusal> {
     match standing {
         None => Ok(events([Event::InvoiceCreated(Box::new(Invoice::new(
-            new.clone(),
+            Arc::clone(new),
             now,
         )))])),
-        Some(invoice) if *invoice.content == *new => Ok(Decision::NOTHING),
+        Some(invoice) if invoice.content == *new => Ok(Decision::NOTHING),
         Some(_) => Err(Refusal::InvoiceExists),
     }
 }

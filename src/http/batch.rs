@@ -85,13 +85,13 @@ fn lines(body: &[u8]) -> Result<Vec<&[u8]>, Reject> {
 fn plan(
     lines: &[&[u8]],
     mut parse: impl FnMut(&[u8]) -> Result<NewInvoice, Reject>,
-) -> (Vec<Planned>, Vec<NewInvoice>) {
+) -> (Vec<Planned>, Vec<Arc<NewInvoice>>) {
     let mut invoices = Vec::with_capacity(lines.len());
     let mut planned = Vec::with_capacity(lines.len());
     for line in lines {
         match sized(line).and_then(&mut parse) {
             Ok(invoice) => {
-                invoices.push(invoice);
+                invoices.push(Arc::new(invoice));
                 planned.push(Planned::Submitted);
             }
             Err(reject) => planned.push(Planned::Bad(bad(&reject))),

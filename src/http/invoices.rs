@@ -2,6 +2,8 @@
 
 use std::ops::ControlFlow;
 
+use std::sync::Arc;
+
 use axum::response::Response;
 
 use super::batch;
@@ -34,7 +36,7 @@ pub(super) async fn create(mut call: Call) -> Result<Response, Reject> {
     let said = both(call.no_query(), idempotency::key(&call.parts.headers));
     let invoice = parse::invoice(&read.bytes, || new_id(&call));
     let (((), key), invoice) = both(said, invoice)?;
-    let action = Action::Create(vec![invoice]);
+    let action = Action::Create(vec![Arc::new(invoice)]);
     let given = submit(
         &call,
         (key, read.media, &read.bytes),

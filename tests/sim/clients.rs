@@ -188,7 +188,7 @@ impl Task {
         match wish {
             Wish::Create { invoice, variant } => {
                 let new = content(*invoice, *variant);
-                let action = || Action::Create(vec![new.clone()]);
+                let action = || Action::Create(vec![new.clone().into()]);
                 self.submit(action, keyed.then(|| key(at)), at, false).await
             }
             Wish::Pay {

@@ -315,7 +315,7 @@ impl<'e, S: Store> Batch<'e, S> {
 
     fn create(
         &mut self,
-        new: &NewInvoice,
+        new: &Arc<NewInvoice>,
         caller: &Caller,
     ) -> Result<(InvoiceView, bool), Undecided> {
         let now = self.now;

@@ -205,7 +205,12 @@ impl Metered {
         };
         let creates = all(ids
             .iter()
-            .map(|id| (Action::Create(vec![invoice(id)]), Some(format!("c-{id}"))))
+            .map(|id| {
+                (
+                    Action::Create(vec![invoice(id).into()]),
+                    Some(format!("c-{id}")),
+                )
+            })
             .collect());
         let pays = all(ids
             .iter()
@@ -334,7 +339,7 @@ fn an_id_that_is_beyond_all_others_is_not_looked_for() {
     let mut creates = |ids: &[&str]| {
         let creates = ids.iter().map(|id| {
             let id = InvoiceId::parse(id).unwrap();
-            envelope(Action::Create(vec![invoice(&id)]), None)
+            envelope(Action::Create(vec![invoice(&id).into()]), None)
         });
         let (envelopes, waits): (Vec<_>, Vec<_>) = creates.unzip();
         metered.cost_of(envelopes);
@@ -370,12 +375,14 @@ fn requests_of_all_kinds_for_the_same_invoices_are_one_commit() {
         let ids: Vec<_> = (0..20).map(|n| random_id(round * 100 + n)).collect();
         let pays = |id: &InvoiceId| Action::OnInvoice(id.clone(), Command::Pay { method: None });
         let mut actions: Vec<_> = claimed.iter().map(settle).collect();
-        actions.push(Action::Create(ids[..10].iter().map(invoice).collect()));
+        actions.push(Action::Create(
+            ids[..10].iter().map(|id| invoice(id).into()).collect(),
+        ));
         actions.extend(ids[..10].iter().map(pays));
         // Each of the others next to its own, and once more.
         for id in &ids[10..] {
-            let again = [Action::Create(vec![invoice(id)]), pays(id)];
-            actions.extend([Action::Create(vec![invoice(id)]), pays(id)]);
+            let again = [Action::Create(vec![invoice(id).into()]), pays(id)];
+            actions.extend([Action::Create(vec![invoice(id).into()]), pays(id)]);
             actions.extend(again);
         }
         actions.push(Action::Beat);

@@ -189,14 +189,14 @@ impl Bench {
     }
 
     pub(crate) fn create(&mut self, id: &str) -> Result<Reply, Refusal> {
-        self.submit(Action::Create(vec![invoice(id, 1000)]))
+        self.submit(Action::Create(vec![invoice(id, 1000).into()]))
     }
 
     /// An invoice that is too large for the engine to keep in memory: it is read with every step.
     pub(crate) fn create_large(&mut self, id: &str) -> Result<Reply, Refusal> {
         let mut large = invoice(id, 1000);
         large.description = Some("x".repeat(5000));
-        self.submit(Action::Create(vec![large]))
+        self.submit(Action::Create(vec![large.into()]))
     }
 
     pub(crate) fn pay(&mut self, id: &str) -> Result<Reply, Refusal> {

@@ -41,13 +41,17 @@ fn an_invoice_is_paid_and_paying_again_gives_the_payment_that_stands() {
 fn commands_that_wait_together_commit_together_and_each_has_its_own_answer() {
     let mut bench = Bench::new();
     let answers = bench.batch(vec![
-        (Action::Create(vec![invoice("a", 1)]), None),
+        (Action::Create(vec![invoice("a", 1).into()]), None),
         (pay("a"), None),
         (pay("nobody"), None),
-        (Action::Create(vec![invoice("a", 2)]), None),
+        (Action::Create(vec![invoice("a", 2).into()]), None),
         (pay("a"), None),
         (
-            Action::Create(vec![invoice("b", 1), invoice("a", 1), invoice("a", 3)]),
+            Action::Create(
+                [("b", 1), ("a", 1), ("a", 3)]
+                    .map(|(id, n)| invoice(id, n).into())
+                    .into(),
+            ),
             None,
         ),
     ]);
@@ -592,15 +596,18 @@ fn what_was_made_or_requested_is_answered_again_from_its_events() {
     full.metadata = [("k".to_owned(), "{".to_owned())].into();
     full.payment_method = Some("pm".to_owned());
     full.due_at = Some(Timestamp::from_millis(1));
-    bench.submit(Action::Create(vec![full.clone()])).unwrap();
+    bench
+        .submit(Action::Create(vec![full.clone().into()]))
+        .unwrap();
     let requests = || {
-        let create = |ids: &[&str]| Action::Create(ids.iter().map(|id| invoice(id, 5)).collect());
+        let create =
+            |ids: &[&str]| Action::Create(ids.iter().map(|id| invoice(id, 5).into()).collect());
         let mut other = full.clone();
         other.id = InvoiceId::parse("other").unwrap();
         [
             create(&["one"]),
             create(&["some", "more"]),
-            Action::Create(vec![other]),
+            Action::Create(vec![other.into()]),
             // These are kept whole: there is an invoice that was there, and one twice.
             create(&["one", "new"]),
             create(&["twice", "twice"]),
@@ -653,7 +660,12 @@ fn what_was_made_or_requested_is_answered_again_from_its_events() {
 #[test]
 fn an_answer_whose_event_is_damaged_is_an_error_and_nothing_happens_twice() {
     let mut bench = Bench::new();
-    let create = || vec![(Action::Create(vec![invoice("inv-1", 5)]), key("k", 1))];
+    let create = || {
+        vec![(
+            Action::Create(vec![invoice("inv-1", 5).into()]),
+            key("k", 1),
+        )]
+    };
     assert!(bench.batch(create()).remove(0).is_ok());
     let log = bench.log().len();
     bench
@@ -731,12 +743,8 @@ fn an_invoice_that_cannot_be_read_is_set_aside_and_the_others_go_on() {
     assert!(matches!(answer[0], Err(SubmitError::Internal(_))));
     assert!(matches!(answer[1], Ok(Outcome::Fresh(Ok(_), _))));
     // In a batch of invoices it is one line's fault.
-    let lines = vec![
-        invoice("new-1", 1),
-        invoice("damaged", 1),
-        invoice("new-2", 1),
-    ];
-    let Reply::Created(lines) = bench.submit(Action::Create(lines)).unwrap() else {
+    let lines = ["new-1", "damaged", "new-2"].map(|id| invoice(id, 1).into());
+    let Reply::Created(lines) = bench.submit(Action::Create(lines.into())).unwrap() else {
         panic!("of creates")
     };
     let told: Vec<_> = lines.iter().map(|it| it.as_ref().err().copied()).collect();

@@ -82,7 +82,7 @@ fn without_room_requests_are_refused_and_it_recovers_by_itself() {
     bench.fault.set(Some(Wrong::CommitRefused));
     let answers = bench.batch(vec![
         (pay("inv-1"), None),
-        (Action::Create(vec![invoice("inv-2", 1)]), None),
+        (Action::Create(vec![invoice("inv-2", 1).into()]), None),
     ]);
     for answer in answers {
         assert!(

@@ -60,7 +60,7 @@ fn id(invoice: u8) -> String {
 
 fn action(step: &Step) -> (Action, Option<payd::application::request::Idempotency>) {
     match step {
-        Step::Create(i, amount) => (Action::Create(vec![invoice(&id(*i), *amount)]), None),
+        Step::Create(i, amount) => (Action::Create(vec![invoice(&id(*i), *amount).into()]), None),
         Step::Pay(i) => (pay(&id(*i)), None),
         Step::PayWithKey(i, k) => (pay(&id(*i)), key(&format!("key-{k}"), *i)),
         Step::Cancel(i) => (

@@ -65,7 +65,12 @@ fn an_open_question_is_asked_again_and_an_answer_is_kept_whatever_the_clock_says
         bench.pay("inv-1").unwrap();
         let sent = bench.claim_due().remove(0);
         bench.settle(&sent, unknown()).unwrap();
-        let create = || (Action::Create(vec![invoice("inv-2", 5)]), key("a-key", 1));
+        let create = || {
+            (
+                Action::Create(vec![invoice("inv-2", 5).into()]),
+                key("a-key", 1),
+            )
+        };
         assert!(matches!(
             bench.batch(vec![create()])[0],
             Ok(Outcome::Fresh(..))
