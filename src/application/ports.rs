@@ -193,6 +193,15 @@ pub enum Queue {
     Restored,
 }
 
+/// What a batch is about to look for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected<'a> {
+    /// An invoice, by its id.
+    Invoice(&'a InvoiceId),
+    /// An answer, by its actor and its idempotency key.
+    Key(&'a str, &'a str),
+}
+
 /// The one writer. Between `begin` and `commit` it sees its own writes. It is used from one thread.
 pub trait Store: Send {
     /// What it knows of itself.
@@ -206,6 +215,12 @@ pub trait Store: Send {
     /// # Errors
     /// Where the database is busy or broken.
     fn begin(&mut self) -> Result<(), StoreError>;
+
+    /// What will be looked for next. A store whose disk is slow may begin to read it; one that has no use for it
+    /// leaves it alone.
+    fn expect(&mut self, expected: &mut dyn Iterator<Item = Expected<'_>>) {
+        let _ = expected;
+    }
 
     /// An invoice with its latest payment.
     ///

@@ -11,14 +11,14 @@ use crate::failpoints;
 
 use super::super::event_log::{EventRecord, Origin, decode};
 use super::super::metrics::{Appended, Decided};
-use super::super::ports::{ChargeRequest, Head, PaymentRecord, Queue, Store, StoreError};
+use super::super::ports::{ChargeRequest, Expected, Head, PaymentRecord, Queue, Store, StoreError};
 use super::super::request::{
     Action, Caller, Encode, Envelope, InvoiceView, Kept, Outcome, Reply, StoredAnswer, SubmitError,
 };
 use super::super::tokens::{self, Token};
 use super::super::working_set::{Entry, WorkingSet};
 use super::Engine;
-use super::recent::GENERATION_MAX;
+use super::recent::{GENERATION_MAX, Recent};
 
 /// The rules' word on an action.
 type Ruled = Result<Reply, Refusal>;
@@ -126,6 +126,13 @@ impl<'e, S: Store> Batch<'e, S> {
             commit: failpoints::Commit::default(),
             engine,
         })
+    }
+
+    /// Tells the store what these will have it look for.
+    pub(super) fn expect(&mut self, requests: &[Envelope]) {
+        let Engine { store, recent, .. } = &mut *self.engine;
+        let expected = |request| expected(request, recent);
+        store.expect(&mut requests.iter().flat_map(expected));
     }
 
     /// Decides one request.
@@ -834,6 +841,20 @@ impl<'e, S: Store> Batch<'e, S> {
             .map(|entry| &entry.aggregate)
             .ok_or(Undecided::Refused(Refusal::InvoiceNotFound))
     }
+}
+
+/// What a request will have the store look for.
+fn expected<'a>(request: &'a Envelope, recent: &'a Recent) -> impl Iterator<Item = Expected<'a>> {
+    let (made, other) = match &request.action {
+        Action::Create(invoices) => (invoices.as_slice(), None),
+        Action::OnInvoice(id, _) | Action::OnPayment(_, Some(id), _) => (&[][..], Some(id)),
+        _ => (&[][..], None),
+    };
+    let key = request.idempotency.as_ref();
+    let key = key.map(|it| Expected::Key(&request.caller.actor, &it.key));
+    let invoices = made.iter().map(|new| &new.id).chain(other);
+    let unknown = invoices.filter(|id| !recent.has(id));
+    unknown.map(Expected::Invoice).chain(key)
 }
 
 /// Whether these events say all that is answered: each invoice of the request was made, or its payment requested.

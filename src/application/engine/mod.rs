@@ -502,6 +502,7 @@ impl<S: Store> Engine<S> {
             return Ok(Vec::new());
         }
         let mut batch = Batch::begin(self, now)?;
+        batch.expect(requests);
         let result = (|| {
             let outcomes = requests
                 .iter()

@@ -52,6 +52,12 @@ impl Recent {
         self.young.take(id).or_else(|| self.old.take(id))
     }
 
+    /// Whether an invoice is in here.
+    pub(super) fn has(&self, id: &InvoiceId) -> bool {
+        let generations = [&self.young, &self.old];
+        generations.iter().any(|it| it.entries.contains_key(id))
+    }
+
     /// Which invoice in here a payment is of.
     pub(super) fn invoice_of(&self, payment: PaymentId) -> Option<&InvoiceId> {
         let generations = [&self.young, &self.old];

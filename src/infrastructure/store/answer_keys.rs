@@ -33,7 +33,7 @@ const STEP: usize = 16 * 1024;
 const PACE: usize = 2;
 
 /// Where a key is looked for: the beginning of a digest of actor and key.
-fn hash(actor: &[u8], key: &[u8]) -> i64 {
+pub(super) fn hash(actor: &[u8], key: &[u8]) -> i64 {
     let digest = Sha256::new()
         .chain_update((actor.len() as u64).to_le_bytes())
         .chain_update(actor)

@@ -6,6 +6,7 @@
 mod open;
 mod schema;
 
+mod ahead;
 mod answer_keys;
 mod checkpoint;
 mod copy;

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use crate::application::ports::{Head, Queue, Restored, Store, StoreError, StoreInfo};
+use crate::application::ports::{Expected, Head, Queue, Restored, Store, StoreError, StoreInfo};
 use crate::application::request::{Answer, Kept, StoredAnswer};
 use crate::application::{
     Entry, EventRecord, Token, chain, decode, first_digest, is_what_its_events_say,
@@ -17,7 +18,8 @@ use crate::domain::{
     Timestamp,
 };
 
-use super::answer_keys::AnswerKeys;
+use super::ahead::{Ahead, Look};
+use super::answer_keys::{self, AnswerKeys};
 use super::checkpoint::Checkpointer;
 use super::error::{sort, sort_row};
 use super::late::Late;
@@ -62,14 +64,16 @@ pub struct SqliteStore {
     greatest: Option<String>,
     /// The newest event of the transaction under way, with its digest.
     newest: Option<(u64, [u8; 32])>,
+    pub(super) ahead: Ahead,
     // After the connection: it holds the database's file open.
     pub(super) checkpointer: Checkpointer,
 }
 
 impl Drop for SqliteStore {
-    /// The thread's connection goes before the writer's, which then is the last to be closed, and moves what is
+    /// The threads' connections go before the writer's, which then is the last to be closed, and moves what is
     /// left of the log.
     fn drop(&mut self) {
+        self.ahead.end();
         if !self.checkpointer.end() {
             self.leave_as_it_is();
         }
@@ -96,6 +100,7 @@ impl SqliteStore {
             age: None,
             greatest: None,
             newest: None,
+            ahead: Ahead::new(path),
             checkpointer,
         }
     }
@@ -424,6 +429,21 @@ impl Store for SqliteStore {
         self.execute("BEGIN IMMEDIATE", &[]).map(|_| ())
     }
 
+    fn expect(&mut self, expected: &mut dyn Iterator<Item = Expected<'_>>) {
+        if !self.ahead.is_on() {
+            return;
+        }
+        let greatest = self.greatest.as_deref();
+        self.ahead.expect(expected.filter_map(|it| match it {
+            Expected::Invoice(id) if greatest.is_some_and(|it| it < id.as_str()) => None,
+            Expected::Invoice(id) => Some(Look::Invoice(id.clone())),
+            Expected::Key(actor, key) => Some(Look::Key(answer_keys::hash(
+                actor.as_bytes(),
+                key.as_bytes(),
+            ))),
+        }));
+    }
+
     fn load(&mut self, id: &InvoiceId) -> Result<Option<Entry>, StoreError> {
         if self.is_beyond_all(id)? {
             return Ok(None);
@@ -437,8 +457,11 @@ impl Store for SqliteStore {
                 " FROM invoices i WHERE i.id = ?1"
             ))
             .map_err(sort)?;
+        let started = Instant::now();
         let mut found = statement.query([id.as_str()]).map_err(sort)?;
-        let Some(row) = found.next().map_err(sort_row)? else {
+        let row = found.next().map_err(sort_row)?;
+        self.ahead.took(started.elapsed());
+        let Some(row) = row else {
             return Ok(None);
         };
         let (n, invoice) = rows::invoice(row)?;

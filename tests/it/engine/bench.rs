@@ -17,7 +17,7 @@ use payd::domain::{
 use payd::infrastructure::store::{SqliteCheck, SqliteReader, open_writer};
 use tokio::sync::oneshot;
 
-use super::faulty::{Fault, Faulty};
+use super::faulty::{Fault, Faulty, Said};
 
 /// Time that only a test moves.
 pub(crate) struct HandClock(AtomicI64);
@@ -50,6 +50,7 @@ pub(crate) struct Bench {
     pub(crate) bus: Bus,
     /// What the store does wrong next.
     pub(crate) fault: Fault,
+    pub(crate) said: Said,
     /// The gateway in the settings, from the next start on.
     pub(crate) gateway: &'static str,
     path: PathBuf,
@@ -67,6 +68,7 @@ impl Bench {
             engine: None,
             bus: Bus::new(0),
             fault: Fault::default(),
+            said: Said::default(),
             gateway: GATEWAY,
             path: directory.path().join("payd.db"),
             directory,
@@ -110,6 +112,7 @@ impl Bench {
         let store = Faulty {
             store,
             fault: self.fault.clone(),
+            said: Arc::clone(&self.said),
         };
         let mut engine =
             Engine::new(store, policy, clock, random, self.bus.clone(), metrics).unwrap();

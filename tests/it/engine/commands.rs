@@ -790,3 +790,25 @@ fn a_change_of_a_stored_event_or_of_a_table_shows() {
         assert!(report.found > 0, "{change}");
     }
 }
+
+#[test]
+fn the_store_hears_what_a_batch_will_look_for_and_nothing_that_is_known() {
+    let mut bench = Bench::new();
+    let said = |bench: &mut Bench, requests| {
+        bench.batch(requests);
+        std::mem::take(&mut *bench.said.lock().unwrap())
+    };
+    let both = Action::Create(["a", "b"].map(|id| invoice(id, 1).into()).into());
+    let first = said(&mut bench, vec![(both, key("k-1", 1)), (pay("a"), None)]);
+    assert_eq!(first, ["a", "b", "k-1 of test", "a"]);
+    // They were touched lately.
+    let then = said(
+        &mut bench,
+        vec![(pay("b"), key("k-2", 2)), (pay("c"), None)],
+    );
+    assert_eq!(then, ["k-2 of test", "c"]);
+    bench.restart();
+    bench.said.lock().unwrap().clear();
+    let later = said(&mut bench, vec![(pay("b"), key("k-2", 2))]);
+    assert_eq!(later, ["b", "k-2 of test"]);
+}

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use payd::application::ports::{Queue, Store, StoreError, StoreInfo};
+use payd::application::ports::{Expected, Queue, Store, StoreError, StoreInfo};
 use payd::application::request::StoredAnswer;
 use payd::application::{Entry, EventRecord, Token};
 use payd::domain::{InvoiceId, Payment, PaymentId, Timestamp};
@@ -37,9 +37,13 @@ impl Fault {
     }
 }
 
+/// What the engine has said that it will look for.
+pub(crate) type Said = Arc<Mutex<Vec<String>>>;
+
 pub(crate) struct Faulty {
     pub(crate) store: SqliteStore,
     pub(crate) fault: Fault,
+    pub(crate) said: Said,
 }
 
 impl Store for Faulty {
@@ -68,6 +72,16 @@ impl Store for Faulty {
             }
             Some(Wrong::Row(_) | Wrong::Read) | None => self.store.commit(),
         }
+    }
+
+    fn expect(&mut self, expected: &mut dyn Iterator<Item = Expected<'_>>) {
+        self.said
+            .lock()
+            .unwrap()
+            .extend(expected.map(|it| match it {
+                Expected::Invoice(id) => id.to_string(),
+                Expected::Key(actor, key) => format!("{key} of {actor}"),
+            }));
     }
 
     fn info(&mut self) -> Result<StoreInfo, StoreError> {

@@ -1,0 +1,299 @@
+//! Looks for what a batch is about to look for, where the disk has to be asked.
+//!
+//! An invoice's id that is in no order has a page of the index to itself, and so has an idempotency key. Where the
+//! kernel does not have that page in memory, the writer waits for the disk, for one after the other; the disk itself
+//! can do many at once. So where lookups turn out to be slow, threads with connections of their own look for all that a
+//! batch names while the writer goes through it: they get ahead of it, and it finds in memory what they have read.
+//!
+//! They change nothing, and what they find is nobody's: the writer looks for itself, whether they came first, last or
+//! not at all. In a store whose pages are in memory there are no threads, and nothing is read twice.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OptionalExtension};
+
+use super::open::{open_reader, set};
+use crate::domain::InvoiceId;
+
+/// Lookups at a time: a disk of a virtual machine takes 80 µs for one as for eight.
+const THREADS: usize = 8;
+
+/// A lookup that takes longer has asked the disk, as a rule: one in memory takes some 5 µs.
+const SLOW: Duration = Duration::from_micros(30);
+
+/// By how many the slow lookups have to outnumber the others, of the last ones, until the threads look ahead; and the
+/// others them, until they do so no more.
+const ENOUGH: i32 = 32;
+
+/// What is kept of a connection's pages: those at the top of the indexes.
+const CACHE: &str = "-128";
+
+/// What to look for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    Invoice(InvoiceId),
+    /// The hash of an idempotency key.
+    Key(i64),
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    looks: VecDeque<Look>,
+    over: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    /// Slow lookups less the others, of the last ones.
+    votes: AtomicI32,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn vote(&self, took: Duration) {
+        let vote = if took > SLOW { 1 } else { -1 };
+        let limit = 2 * ENOUGH;
+        let count = |votes: i32| Some((votes + vote).clamp(-limit, limit));
+        // It always says yes.
+        let _ = self
+            .votes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    path: PathBuf,
+    shared: Arc<Shared>,
+    /// Whether the threads look ahead.
+    on: bool,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Ahead {
+    /// For the database at `path`. There are no threads yet.
+    pub(super) fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            shared: Arc::default(),
+            on: false,
+            threads: Vec::new(),
+        }
+    }
+
+    /// How long the writer took to look for an id. While others look ahead that says nothing of the disk.
+    pub(super) fn took(&self, time: Duration) {
+        if !self.on {
+            self.shared.vote(time);
+        }
+    }
+
+    /// Whether it is worth saying what a batch will look for.
+    pub(super) fn is_on(&mut self) -> bool {
+        let votes = self.shared.votes.load(Ordering::Relaxed);
+        if !self.on && votes >= ENOUGH {
+            self.on = true;
+            self.start();
+        } else if self.on && votes <= -ENOUGH {
+            self.on = false;
+        }
+        self.on
+    }
+
+    /// What the next batch will look for, in this order. What is left of the one before is of no use any more.
+    pub(super) fn expect(&self, looks: impl Iterator<Item = Look>) {
+        let mut queue = self.shared.queue();
+        queue.looks.clear();
+        queue.looks.extend(looks);
+        drop(queue);
+        self.shared.changed.notify_all();
+    }
+
+    fn start(&mut self) {
+        while self.threads.len() < THREADS {
+            let (path, shared) = (self.path.clone(), Arc::clone(&self.shared));
+            let thread = std::thread::Builder::new()
+                .name("ahead".to_owned())
+                .spawn(move || run(&path, &shared));
+            match thread {
+                Ok(thread) => self.threads.push(thread),
+                Err(error) => {
+                    tracing::warn!(%error, "there is no thread to look ahead; lookups wait for the disk one by one");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Ends the threads, and with them their connections.
+    pub(super) fn end(&mut self) {
+        self.shared.queue().over = true;
+        self.shared.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // Its panic has been told where it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn run(path: &Path, shared: &Shared) {
+    let connection = open_reader(path).and_then(|connection| {
+        set(&connection, "cache_size", CACHE, CACHE)?;
+        // What is to become of the log is for the writer to say.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        Ok(connection)
+    });
+    let connection = match connection {
+        Ok(connection) => connection,
+        Err(error) => {
+            tracing::warn!(%error, "nothing is looked for ahead; lookups wait for the disk one by one");
+            return;
+        }
+    };
+    let mut queue = shared.queue();
+    while !queue.over {
+        let Some(look) = queue.looks.pop_front() else {
+            let woken = shared.changed.wait(queue);
+            queue = woken.unwrap_or_else(PoisonError::into_inner);
+            continue;
+        };
+        drop(queue);
+        let started = Instant::now();
+        // What cannot be read is for the writer to tell, which is about to look for the same.
+        match first(&connection, &look).unwrap_or_default() {
+            Some((n, attempts)) => drop(rest(&connection, n, attempts)),
+            // Of what is there the page may just have been written, and of keys there may be few.
+            None if matches!(look, Look::Invoice(_)) => shared.vote(started.elapsed()),
+            None => {}
+        }
+        queue = shared.queue();
+    }
+}
+
+/// The one page that is certain to be read. Of an invoice that is there: its key, and its payments.
+fn first(connection: &Connection, look: &Look) -> rusqlite::Result<Option<(i64, i64)>> {
+    match look {
+        Look::Invoice(id) => connection
+            .prepare_cached("SELECT n, attempts FROM invoices WHERE id = ?1")?
+            .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional(),
+        Look::Key(hash) => {
+            let sql = "SELECT count(length(a.body)) FROM answer_keys k JOIN answers a ON a.n = k.n WHERE k.hash = ?1";
+            let mut statement = connection.prepare_cached(sql)?;
+            statement.query_row([hash], |_| Ok(None))
+        }
+    }
+}
+
+/// What else is read of an invoice that is there, before money moves for it.
+fn rest(connection: &Connection, n: i64, attempts: i64) -> rusqlite::Result<()> {
+    let mut payment = connection.prepare_cached(
+        "SELECT count(length(idempotency_key)) FROM payments WHERE invoice = ?1 AND attempt = ?2",
+    )?;
+    payment.query_row([n, attempts], |_| Ok(()))?;
+    let mut events =
+        connection.prepare_cached("SELECT count(length(digest)) FROM events WHERE invoice = ?1")?;
+    events.query_row([n], |_| Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::super::{DATABASE, open_writer};
+    use super::*;
+    use crate::application::ports::{Expected, Store};
+
+    fn id(n: usize) -> InvoiceId {
+        InvoiceId::parse(&format!("inv-{n}")).unwrap()
+    }
+
+    #[test]
+    fn threads_look_ahead_while_most_lookups_are_slow() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(DATABASE);
+        drop(open_writer(&path, Uuid::from_u128(7)).unwrap());
+        let mut ahead = Ahead::new(&path);
+        let slow = SLOW * 2;
+        for _ in 0..1000 {
+            ahead.took(Duration::ZERO);
+        }
+        // Some that are slow among others say nothing.
+        for n in 0..1000 {
+            ahead.took(if n % 3 == 0 { slow } else { Duration::ZERO });
+            assert!(!ahead.is_on());
+        }
+        assert!(ahead.threads.is_empty());
+        let count = (0..).take_while(|_| {
+            ahead.took(slow);
+            !ahead.is_on()
+        });
+        assert_eq!(count.count(), 94);
+        assert_eq!(ahead.threads.len(), THREADS);
+        // From then on the threads say how it is: so many that they cannot be half slow and half not.
+        ahead.took(slow);
+        let votes = || ahead.shared.votes.load(Ordering::Relaxed);
+        assert_eq!(votes(), ENOUGH);
+        ahead.expect(
+            [Look::Key(5)]
+                .into_iter()
+                .chain((0..11).map(|n| Look::Invoice(id(n)))),
+        );
+        while votes() == ENOUGH {
+            std::thread::yield_now();
+        }
+        // They may be at the last of them still.
+        let mut tries = (0..1_000_000).map(|_| {
+            ahead.shared.votes.store(-ENOUGH, Ordering::Relaxed);
+            ahead.is_on()
+        });
+        assert!(tries.any(|on| !on));
+    }
+
+    #[test]
+    fn a_writer_that_looks_ahead_finds_the_same_and_leaves_nothing_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(DATABASE);
+        let mut store = open_writer(&path, Uuid::from_u128(7)).unwrap();
+        let invoices = "WITH RECURSIVE k (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM k WHERE n < 300)
+            INSERT INTO invoices (n, id, amount, currency, metadata, status, attempts, attempts_before_round,
+              needs_attention, cancel_requested, created_at, updated_at)
+            SELECT n, 'inv-' || n, 1, 'EUR', '{}', 4, 0, 0, 0, 0, 0, 0 FROM k";
+        store.connection.execute_batch(invoices).unwrap();
+        store.ahead.shared.votes.store(ENOUGH, Ordering::Relaxed);
+        let ids: Vec<_> = (0..600).step_by(2).map(id).collect();
+        store.begin().unwrap();
+        let key = Expected::Key("socket", "key-1");
+        let mut expected = ids.iter().map(Expected::Invoice).chain([key]);
+        store.expect(&mut expected);
+        assert!(expected.next().is_none());
+        for (n, id) in (0..600).step_by(2).zip(&ids) {
+            let there = (1..=300).contains(&n);
+            assert_eq!(store.load(id).unwrap().is_some(), there, "{id}");
+        }
+        store.rollback();
+        assert_eq!(store.ahead.threads.len(), THREADS);
+        // The writer is the last to close the database, and moves its log.
+        drop(store);
+        let log = super::super::room::beside(&path, "-wal");
+        assert!(!log.exists());
+    }
+}
