@@ -31,6 +31,9 @@ const SLOW: Duration = Duration::from_micros(30);
 /// others them, until they do so no more.
 const ENOUGH: i32 = 32;
 
+/// What is looked for ahead of a batch, at most: more than the threads do until the writer is through with as much.
+const LOOKS_MAX: usize = 4096;
+
 /// What is kept of a connection's pages: those at the top of the indexes.
 const CACHE: &str = "-128";
 
@@ -116,7 +119,7 @@ impl Ahead {
     pub(super) fn expect(&self, looks: impl Iterator<Item = Look>) {
         let mut queue = self.shared.queue();
         queue.looks.clear();
-        queue.looks.extend(looks);
+        queue.looks.extend(looks.take(LOOKS_MAX));
         drop(queue);
         self.shared.changed.notify_all();
     }
