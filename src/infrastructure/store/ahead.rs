@@ -115,11 +115,16 @@ impl Ahead {
         self.on
     }
 
-    /// What the next batch will look for, in this order. What is left of the one before is of no use any more.
+    /// What the next batch will look for, in this order. What is left of the one before is of no use any more. Where no
+    /// id is looked for, nobody says whether it is still worth it, and keys alone are not.
     pub(super) fn expect(&self, looks: impl Iterator<Item = Look>) {
         let mut queue = self.shared.queue();
         queue.looks.clear();
         queue.looks.extend(looks.take(LOOKS_MAX));
+        if !queue.looks.iter().any(|it| matches!(it, Look::Invoice(_))) {
+            queue.looks.clear();
+            return;
+        }
         drop(queue);
         self.shared.changed.notify_all();
     }
@@ -181,11 +186,13 @@ fn run(path: &Path, shared: &Shared) {
         drop(queue);
         let started = Instant::now();
         // What cannot be read is for the writer to tell, which is about to look for the same.
-        match first(&connection, &look).unwrap_or_default() {
-            Some((n, attempts)) => drop(rest(&connection, n, attempts)),
-            // Of what is there the page may just have been written, and of keys there may be few.
-            None if matches!(look, Look::Invoice(_)) => shared.vote(started.elapsed()),
-            None => {}
+        let found = first(&connection, &look).unwrap_or_default();
+        // Of keys there may be few, which says nothing of the ids.
+        if matches!(look, Look::Invoice(_)) {
+            shared.vote(started.elapsed());
+        }
+        if let Some((n, attempts)) = found {
+            let _ = rest(&connection, n, attempts);
         }
         queue = shared.queue();
     }
@@ -269,6 +276,18 @@ mod tests {
             ahead.is_on()
         });
         assert!(tries.any(|on| !on));
+    }
+
+    #[test]
+    fn keys_are_looked_for_beside_ids_and_never_alone() {
+        let ahead = Ahead::new(Path::new("there is no thread"));
+        let left = || ahead.shared.queue().looks.len();
+        ahead.expect([Look::Key(1), Look::Invoice(id(1)), Look::Key(2)].into_iter());
+        assert_eq!(left(), 3);
+        ahead.expect([Look::Key(3)].into_iter());
+        assert_eq!(left(), 0);
+        ahead.expect((0..2 * LOOKS_MAX).map(|n| Look::Invoice(id(n))));
+        assert_eq!(left(), LOOKS_MAX);
     }
 
     #[test]
