@@ -60,7 +60,7 @@ impl Book {
     /// With what an earlier process wrote down.
     pub(super) fn open(path: &Path, chance: Chance, lag: Duration) -> Self {
         Self {
-            accounts: accounts(&Ledger::read(path), chance),
+            accounts: accounts(&Ledger::read(path), chance, lag),
             ledger: Writer::open(path),
             chance,
             lag,
@@ -273,7 +273,15 @@ const fn decline_code(retryable: bool) -> &'static str {
 }
 
 /// What the ledger of an earlier process says.
-fn accounts(before: &Ledger, chance: Chance) -> HashMap<String, Account> {
+fn accounts(before: &Ledger, chance: Chance, lag: Duration) -> HashMap<String, Account> {
+    // What an earlier process executed can be looked up from the first moment: a gateway that starts again and hides
+    // for `lag` what it has said to be pending would break its word on how long that takes.
+    let before_that = Instant::now().checked_sub(lag);
+    let since = before_that.expect("the machine has run for longer than that");
+    let stand = |accounts: &mut HashMap<String, Account>, key: &str, standing| {
+        let account = accounts.get_mut(key).expect("it was asked for first");
+        account.standing = Some((standing, since));
+    };
     let mut accounts: HashMap<String, Account> = HashMap::new();
     for fact in &before.facts {
         match fact {
@@ -305,11 +313,6 @@ fn accounts(before: &Ledger, chance: Chance) -> HashMap<String, Account> {
         }
     }
     accounts
-}
-
-fn stand(accounts: &mut HashMap<String, Account>, key: &str, standing: Standing) {
-    let account = accounts.get_mut(key).expect("it was asked for first");
-    account.standing = Some((standing, Instant::now()));
 }
 
 /// Which of its invoice's keys it is: that does not change when another follows.
