@@ -1,7 +1,6 @@
 //! `/invoices`: make, list, show, cancel. (A batch is in `batch`, paying in `payments`.)
 
 use std::ops::ControlFlow;
-
 use std::sync::Arc;
 
 use axum::response::Response;

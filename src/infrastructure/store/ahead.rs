@@ -6,7 +6,8 @@
 //! batch names while the writer goes through it: they get ahead of it, and it finds in memory what they have read.
 //!
 //! They change nothing, and what they find is nobody's: the writer looks for itself, whether they came first, last or
-//! not at all. In a store whose pages are in memory there are no threads, and nothing is read twice.
+//! not at all. Where pages are in memory nothing is read twice: the threads begin once they are needed, and sleep when
+//! they are not any more.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ const LOOKS_MAX: usize = 4096;
 const CACHE: &str = "-128";
 
 /// What to look for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Look {
     Invoice(InvoiceId),
     /// The hash of an idempotency key.
