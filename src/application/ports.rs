@@ -277,11 +277,17 @@ pub trait Store: Send {
     /// [`StoreError::Constraint`] where an invariant of the schema would break.
     fn save(&mut self, entry: &mut Entry) -> Result<(), StoreError>;
 
-    /// Appends to the log.
+    /// Appends to the log an event of the invoice with this key, which has been saved with it as its newest.
+    /// `previous` is the one that was the newest before.
     ///
     /// # Errors
     /// Where it cannot be written.
-    fn append(&mut self, record: EventRecord, invoice_row: i64) -> Result<(), StoreError>;
+    fn append(
+        &mut self,
+        record: EventRecord,
+        previous: Option<u64>,
+        invoice_row: i64,
+    ) -> Result<(), StoreError>;
 
     /// Events by their sequences, `first` to `last`, as far as they are there: those of the transaction too.
     ///

@@ -13,6 +13,9 @@ pub struct Entry {
     pub aggregate: Aggregate,
     /// The store's own key of the invoice; set by the first save.
     pub row: Option<i64>,
+    /// The invoice's newest event, those of this batch included. `None` where it has none, or where its events are of
+    /// before the store chained them.
+    pub newest_event: Option<u64>,
     /// Its attempts that the store has: payments beyond are new to it.
     pub attempts_stored: u32,
     /// Whether the invoice has changed.
@@ -25,9 +28,10 @@ pub struct Entry {
 impl Entry {
     /// As the store has it.
     #[must_use]
-    pub const fn loaded(aggregate: Aggregate, row: i64) -> Self {
+    pub const fn loaded(aggregate: Aggregate, row: i64, newest_event: Option<u64>) -> Self {
         Self {
             row: Some(row),
+            newest_event,
             attempts_stored: aggregate.invoice.attempts,
             aggregate,
             invoice_changed: false,
@@ -41,6 +45,7 @@ impl Entry {
         Self {
             aggregate,
             row: None,
+            newest_event: None,
             attempts_stored: 0,
             invoice_changed: true,
             payments_changed: Vec::new(),

@@ -70,6 +70,12 @@ pub(crate) struct Undo {
 }
 
 impl Disk {
+    /// The sequence of the newest event of an invoice, by its place in `rows`.
+    fn newest_event(&self, row: usize) -> Option<u64> {
+        let place = self.log.iter().rposition(|it| it.row == row)?;
+        Some(place as u64 + 1)
+    }
+
     pub(crate) fn new(uuid: uuid::Uuid) -> Self {
         Self {
             store: StoreId::from_uuid(uuid),
@@ -467,6 +473,7 @@ impl Store for ModelStore {
                 Ok(Some(Entry::loaded(
                     aggregate,
                     i64::try_from(row + 1).unwrap_or(0),
+                    state.disk.newest_event(row),
                 )))
             },
             |real| real.load(invoice),
@@ -592,7 +599,12 @@ impl Store for ModelStore {
         )
     }
 
-    fn append(&mut self, record: EventRecord, invoice_row: i64) -> Result<(), StoreError> {
+    fn append(
+        &mut self,
+        record: EventRecord,
+        previous: Option<u64>,
+        invoice_row: i64,
+    ) -> Result<(), StoreError> {
         self.pass(Call::Write)?;
         let copy = self.real.is_some().then(|| record.clone());
         self.both(
@@ -605,8 +617,16 @@ impl Store for ModelStore {
                         record.sequence
                     )
                 });
+                let row = usize::try_from(invoice_row - 1).unwrap_or(usize::MAX);
+                let newest = state.disk.newest_event(row);
+                state.must(previous == newest, || {
+                    format!(
+                        "event {}: {previous:?} is said to be the one of its invoice before it, and that is {newest:?}",
+                        record.sequence
+                    )
+                });
                 state.disk.log.push(Logged {
-                    row: usize::try_from(invoice_row - 1).unwrap_or(usize::MAX),
+                    row,
                     kind: record.kind,
                     bytes: record.json.into_bytes(),
                     digest: record.digest,
@@ -614,7 +634,7 @@ impl Store for ModelStore {
                 Ok(())
             },
             |real| match copy {
-                Some(copy) => real.append(copy, invoice_row),
+                Some(copy) => real.append(copy, previous, invoice_row),
                 None => Ok(()),
             },
         )

@@ -34,8 +34,8 @@ pub(super) struct Batch<'e, S> {
     head: Head,
     paused: bool,
     set: WorkingSet,
-    /// Events that are not with the store yet, with the place of their invoice in the set.
-    records: Vec<(usize, EventRecord)>,
+    /// Events that are not with the store yet, in their order.
+    records: Vec<Placed>,
     lines: Vec<Line>,
     settled: Vec<InvoiceId>,
     due: Vec<ChargeRequest>,
@@ -79,6 +79,15 @@ pub(super) struct Line {
     pub(super) decided: Option<(Decided, String)>,
     /// When its commit was over, by the wall clock, and how long that took.
     pub(super) committed: (SystemTime, Duration),
+}
+
+/// An event that is not with the store yet.
+struct Placed {
+    /// The place of its invoice in the set.
+    place: usize,
+    /// The event of that invoice before it.
+    previous: Option<u64>,
+    record: EventRecord,
 }
 
 /// What a decision comes to, before anybody sees it.
@@ -656,7 +665,12 @@ impl<'e, S: Store> Batch<'e, S> {
             wrote = true;
             store.save(entry)
         })?;
-        for (place, record) in self.records.drain(..) {
+        for Placed {
+            place,
+            previous,
+            record,
+        } in self.records.drain(..)
+        {
             let row = self.set.at(place).and_then(|entry| entry.row);
             let row = row.ok_or_else(|| {
                 StoreError::Fatal(format!(
@@ -664,7 +678,7 @@ impl<'e, S: Store> Batch<'e, S> {
                     record.sequence
                 ))
             })?;
-            store.append(record, row)?;
+            store.append(record, previous, row)?;
         }
         self.wrote |= wrote;
         Ok(())
@@ -790,7 +804,13 @@ impl<'e, S: Store> Batch<'e, S> {
     fn push(&mut self, place: usize, (record, line): (EventRecord, Line)) {
         self.head = record.head(self.now);
         self.lines.push(line);
-        self.records.push((place, record));
+        let entry = self.set.at_mut(place);
+        let previous = entry.and_then(|entry| entry.newest_event.replace(record.sequence));
+        self.records.push(Placed {
+            place,
+            previous,
+            record,
+        });
     }
 
     /// Sees that an invoice is in the set, where there is one. Says in which place.

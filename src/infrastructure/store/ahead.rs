@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension};
 
+use super::invoice_events;
 use super::open::{open_reader, set};
 use crate::domain::InvoiceId;
 
@@ -220,9 +221,7 @@ fn rest(connection: &Connection, n: i64, attempts: i64) -> rusqlite::Result<()> 
         "SELECT count(length(idempotency_key)) FROM payments WHERE invoice = ?1 AND attempt = ?2",
     )?;
     payment.query_row([n, attempts], |_| Ok(()))?;
-    let mut events =
-        connection.prepare_cached("SELECT count(length(digest)) FROM events WHERE invoice = ?1")?;
-    events.query_row([n], |_| Ok(()))
+    invoice_events::sequences(connection, n, 0).map(|_| ())
 }
 
 #[cfg(test)]

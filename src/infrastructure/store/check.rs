@@ -10,6 +10,7 @@ use crate::application::{LogRow, TableRow, TokenRow, VerifySource};
 use crate::domain::{Aggregate, StoreId};
 
 use super::error::sort;
+use super::invoice_events;
 use super::late;
 use super::open::{OpenError, open_reader};
 use super::rows::{self, invoice_columns, payment_columns, type_of};
@@ -178,13 +179,6 @@ impl SqliteCheck {
     }
 
     fn events(&self, n: i64) -> Result<Vec<Vec<u8>>, StoreError> {
-        self.connection
-            .prepare_cached("SELECT json FROM events WHERE invoice = ?1 ORDER BY sequence")
-            .and_then(|mut statement| {
-                statement
-                    .query_map([n], |row| Ok(row.get_ref(0)?.as_bytes()?.to_vec()))?
-                    .collect::<Result<_, _>>()
-            })
-            .map_err(sort)
+        invoice_events::all(&self.connection, n).map_err(sort)
     }
 }

@@ -10,6 +10,7 @@ mod ahead;
 mod answer_keys;
 mod checkpoint;
 mod copy;
+mod invoice_events;
 mod late;
 mod mark;
 mod room;

@@ -14,6 +14,7 @@ use crate::application::ports::{
 use crate::domain::{InvoiceId, InvoiceStatus, PaymentId, PaymentState, Timestamp};
 
 use super::error::sort;
+use super::invoice_events;
 use super::late;
 use super::open::{OpenError, open_reader};
 use super::rows::{
@@ -339,15 +340,7 @@ fn read_events(connection: &Connection, query: &EventQuery) -> Result<(Events, b
         let Some(n) = invoice_key(connection, invoice)? else {
             return Ok((Vec::new(), false));
         };
-        // An invoice has few events: its own index, and the types are sifted from those.
-        let kinds = match types.as_slice() {
-            [] => String::new(),
-            some => format!("AND +type IN ({})", list(some)),
-        };
-        let sql = format!(
-            "SELECT sequence, json FROM events WHERE invoice = ?3 AND sequence > ?1 {kinds} ORDER BY sequence LIMIT ?2"
-        );
-        return rows_of(connection, &sql, &[after, limit, n], query.bytes);
+        return events_of_invoice(connection, query, n, &types);
     }
     if types.is_empty() {
         return rows_of(
@@ -378,6 +371,62 @@ fn read_events(connection: &Connection, query: &EventQuery) -> Result<(Events, b
     Ok((events, known_to.is_some()))
 }
 
+/// An invoice has few events: each is looked at, and the types are sifted from those.
+fn events_of_invoice(
+    connection: &Connection,
+    query: &EventQuery,
+    invoice: i64,
+    types: &[i64],
+) -> Result<(Events, bool), StoreError> {
+    let after = i64::try_from(query.after).unwrap_or(i64::MAX);
+    let mut statement = connection
+        .prepare_cached("SELECT sequence, json, type FROM events WHERE sequence = ?1")
+        .map_err(sort)?;
+    let mut run = Run::new(query.bytes);
+    for sequence in invoice_events::sequences(connection, invoice, after).map_err(sort)? {
+        if run.events.len() >= query.limit {
+            break;
+        }
+        let mut found = statement.query([sequence]).map_err(sort)?;
+        let Some(row) = found.next().map_err(sort)? else {
+            continue;
+        };
+        let kind: i64 = row.get(2).map_err(sort)?;
+        if (types.is_empty() || types.contains(&kind)) && run.add(row)? {
+            return Ok((run.events, true));
+        }
+    }
+    Ok((run.events, false))
+}
+
+/// Events that are read in order, up to a limit of bytes.
+struct Run {
+    events: Events,
+    bytes: usize,
+    bytes_max: Option<usize>,
+}
+
+impl Run {
+    fn new(bytes_max: Option<usize>) -> Self {
+        Self {
+            events: Events::new(),
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    /// Adds the event of a row that begins with its sequence and its JSON. Says whether that is as much as there may be.
+    fn add(&mut self, row: &Row<'_>) -> Result<bool, StoreError> {
+        let sequence: i64 = row.get(0).map_err(sort)?;
+        let event = row.get_ref(1).map_err(sort)?.as_bytes();
+        let event = event.map_err(|error| sort(error.into()))?.to_vec();
+        self.bytes += event.len();
+        self.events
+            .push((u64::try_from(sequence).unwrap_or(0), event));
+        Ok(self.bytes_max.is_some_and(|max| self.bytes >= max))
+    }
+}
+
 fn rows_of(
     connection: &Connection,
     sql: &str,
@@ -386,26 +435,13 @@ fn rows_of(
 ) -> Result<(Events, bool), StoreError> {
     let mut statement = connection.prepare_cached(sql).map_err(sort)?;
     let mut rows = statement.query(params_from_iter(values)).map_err(sort)?;
-    let (mut events, mut bytes) = (Events::new(), 0);
+    let mut run = Run::new(bytes_max);
     while let Some(row) = rows.next().map_err(sort)? {
-        let sequence: i64 = row.get(0).map_err(sort)?;
-        let event = row.get_ref(1).map_err(sort)?.as_bytes();
-        let event = event.map_err(|error| sort(error.into()))?.to_vec();
-        bytes += event.len();
-        events.push((u64::try_from(sequence).unwrap_or(0), event));
-        if bytes_max.is_some_and(|max| bytes >= max) {
-            return Ok((events, true));
+        if run.add(row)? {
+            return Ok((run.events, true));
         }
     }
-    Ok((events, false))
-}
-
-fn list(codes: &[i64]) -> String {
-    codes
-        .iter()
-        .map(i64::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    Ok((run.events, false))
 }
 
 fn invoice_key(connection: &Connection, id: &InvoiceId) -> Result<Option<i64>, StoreError> {

@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0004_late_indexes.sql"),
     include_str!("migrations/0005_answers_by_events.sql"),
     include_str!("migrations/0006_answer_keys.sql"),
+    include_str!("migrations/0007_events_of_an_invoice.sql"),
 ];
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.

@@ -116,13 +116,14 @@ pub(super) struct InvoiceRow {
     pub(super) n: i64,
     pub(super) metadata: String,
     pub(super) invoice: Invoice,
+    pub(super) newest_event: Option<i64>,
 }
 
 static INVOICES: Insert<InvoiceRow> = Insert {
     into: "invoices (n, id, amount, currency, description, metadata, payment_method, due_at, status, attempts, \
         attempts_before_round, needs_attention, cancel_requested, cancel_reason, created_at, updated_at, paid_at, \
-        contradicted_attempt)",
-    columns: 18,
+        contradicted_attempt, newest_event)",
+    columns: 19,
     bind: |statement, at, row| {
         let invoice = &row.invoice;
         let content = &invoice.content;
@@ -145,7 +146,8 @@ static INVOICES: Insert<InvoiceRow> = Insert {
         statement.raw_bind_parameter(at + 14, invoice.created_at.as_millis())?;
         statement.raw_bind_parameter(at + 15, invoice.updated_at.as_millis())?;
         statement.raw_bind_parameter(at + 16, invoice.paid_at.map(Timestamp::as_millis))?;
-        statement.raw_bind_parameter(at + 17, invoice.contradicted_attempt)
+        statement.raw_bind_parameter(at + 17, invoice.contradicted_attempt)?;
+        statement.raw_bind_parameter(at + 18, row.newest_event)
     },
     sql: [const { OnceLock::new() }; 3],
 };
@@ -157,17 +159,20 @@ pub(super) struct EventRow {
     pub(super) kind: i64,
     pub(super) json: String,
     pub(super) digest: [u8; 32],
+    /// That of its invoice before it; 0: there is none.
+    pub(super) previous: i64,
 }
 
 static EVENTS: Insert<EventRow> = Insert {
-    into: "events (sequence, invoice, type, json, digest)",
-    columns: 5,
+    into: "events (sequence, invoice, type, json, digest, previous)",
+    columns: 6,
     bind: |statement, at, row| {
         statement.raw_bind_parameter(at, row.sequence)?;
         statement.raw_bind_parameter(at + 1, row.invoice)?;
         statement.raw_bind_parameter(at + 2, row.kind)?;
         statement.raw_bind_parameter(at + 3, &row.json)?;
-        statement.raw_bind_parameter(at + 4, row.digest.as_slice())
+        statement.raw_bind_parameter(at + 4, row.digest.as_slice())?;
+        statement.raw_bind_parameter(at + 5, row.previous)
     },
     sql: [const { OnceLock::new() }; 3],
 };

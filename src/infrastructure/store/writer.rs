@@ -22,12 +22,13 @@ use super::ahead::{Ahead, Look};
 use super::answer_keys::{self, AnswerKeys};
 use super::checkpoint::Checkpointer;
 use super::error::{sort, sort_row};
+use super::invoice_events;
 use super::late::Late;
 use super::mark::{Mark, Position};
 use super::room;
 use super::rows::{
-    self, failure_json, from_payment_by_id, invoice_columns, payment_columns, state_code,
-    status_code, type_code,
+    self, INVOICE_WIDTH, failure_json, from_payment_by_id, invoice_columns, payment_columns,
+    state_code, status_code, type_code,
 };
 use super::together::{AnswerRow, EventRow, InvoiceRow, Waiting};
 use super::tokens;
@@ -152,7 +153,13 @@ impl SqliteStore {
     }
 
     /// The invoice's key, which a new one gets. It waits to be written with others.
-    fn save_invoice(&mut self, row: Option<i64>, invoice: &Invoice) -> Result<i64, StoreError> {
+    fn save_invoice(
+        &mut self,
+        row: Option<i64>,
+        invoice: &Invoice,
+        newest_event: Option<u64>,
+    ) -> Result<i64, StoreError> {
+        let newest_event = newest_event.map(as_stored).transpose()?;
         let content = &invoice.content;
         let Some(row) = row else {
             let metadata = serde_json::to_string(&content.metadata)
@@ -162,6 +169,7 @@ impl SqliteStore {
                 n,
                 metadata,
                 invoice: invoice.clone(),
+                newest_event,
             };
             let added = self.waiting.invoices.add(&self.connection, row);
             self.sorted(added)?;
@@ -176,7 +184,7 @@ impl SqliteStore {
         // The content never changes.
         let changed = self.execute(
             "UPDATE invoices SET status = ?2, attempts = ?3, attempts_before_round = ?4, needs_attention = ?5, \
-             cancel_requested = ?6, cancel_reason = ?7, updated_at = ?8, paid_at = ?9, contradicted_attempt = ?10 \
+             cancel_requested = ?6, cancel_reason = ?7, updated_at = ?8, paid_at = ?9, contradicted_attempt = ?10, newest_event = ?11 \
              WHERE n = ?1",
             &[
                 &row,
@@ -189,6 +197,7 @@ impl SqliteStore {
                 &invoice.updated_at.as_millis(),
                 &invoice.paid_at.map(Timestamp::as_millis),
                 &invoice.contradicted_attempt,
+                &newest_event,
             ],
         )?;
         if changed == 1 {
@@ -282,15 +291,7 @@ impl SqliteStore {
     /// Sees that an invoice is what its events say, before money moves for it: SQLite does not notice a bit
     /// that flips within a value, and an amount is read in two places here.
     fn held_against_the_log(&self, n: i64, aggregate: &Aggregate) -> Result<(), StoreError> {
-        let events = self
-            .connection
-            .prepare_cached("SELECT json FROM events WHERE invoice = ?1 ORDER BY sequence")
-            .and_then(|mut statement| {
-                statement
-                    .query_map([n], event_bytes)?
-                    .collect::<Result<Vec<_>, _>>()
-            })
-            .map_err(sort_row)?;
+        let events = invoice_events::all(&self.connection, n).map_err(sort_row)?;
         is_what_its_events_say(aggregate, &events)
             .map_err(|why| StoreError::BadRow(format!("invoice {}: {why}", aggregate.invoice.id())))
     }
@@ -331,6 +332,11 @@ fn known<'k>(
         Some(keys) => keys,
         unknown @ None => unknown.insert(AnswerKeys::open(connection).map_err(sort)?),
     })
+}
+
+/// An event's sequence, as it is stored.
+fn as_stored(sequence: u64) -> Result<i64, StoreError> {
+    i64::try_from(sequence).map_err(|error| StoreError::Fatal(error.to_string()))
 }
 
 /// An event's JSON, as it is, in the first column.
@@ -454,7 +460,7 @@ impl Store for SqliteStore {
             .prepare_cached(concat!(
                 "SELECT ",
                 invoice_columns!(),
-                " FROM invoices i WHERE i.id = ?1"
+                ", i.newest_event FROM invoices i WHERE i.id = ?1"
             ))
             .map_err(sort)?;
         let started = Instant::now();
@@ -465,6 +471,7 @@ impl Store for SqliteStore {
             return Ok(None);
         };
         let (n, invoice) = rows::invoice(row)?;
+        let newest_event: Option<i64> = row.get(INVOICE_WIDTH).map_err(sort)?;
         let attempts = invoice.attempts;
         let mut aggregate = Aggregate::new(invoice);
         if attempts > 0 {
@@ -491,7 +498,8 @@ impl Store for SqliteStore {
             self.sorted(written)?;
             self.held_against_the_log(n, &aggregate)?;
         }
-        Ok(Some(Entry::loaded(aggregate, n)))
+        let newest_event = newest_event.and_then(|it| u64::try_from(it).ok());
+        Ok(Some(Entry::loaded(aggregate, n, newest_event)))
     }
 
     fn invoice_of(&mut self, payment: PaymentId) -> Result<Option<InvoiceId>, StoreError> {
@@ -632,7 +640,7 @@ impl Store for SqliteStore {
     fn save(&mut self, entry: &mut Entry) -> Result<(), StoreError> {
         let row = match entry.row {
             Some(row) if !entry.invoice_changed => row,
-            row => self.save_invoice(row, &entry.aggregate.invoice)?,
+            row => self.save_invoice(row, &entry.aggregate.invoice, entry.newest_event)?,
         };
         for id in &entry.payments_changed {
             let Some(payment) = entry.aggregate.payment(*id) else {
@@ -654,15 +662,20 @@ impl Store for SqliteStore {
         Ok(())
     }
 
-    fn append(&mut self, record: EventRecord, invoice_row: i64) -> Result<(), StoreError> {
-        let sequence =
-            i64::try_from(record.sequence).map_err(|error| StoreError::Fatal(error.to_string()))?;
+    fn append(
+        &mut self,
+        record: EventRecord,
+        previous: Option<u64>,
+        invoice_row: i64,
+    ) -> Result<(), StoreError> {
+        let sequence = as_stored(record.sequence)?;
         let row = EventRow {
             sequence,
             invoice: invoice_row,
             kind: type_code(record.kind),
             json: record.json,
             digest: record.digest,
+            previous: as_stored(previous.unwrap_or(0))?,
         };
         // Its invoice may wait too.
         self.write_waiting_invoices()?;

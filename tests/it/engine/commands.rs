@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use payd::application::Places;
+use payd::application::ports::{EventQuery, Reader};
 use payd::application::request::{Action, Answer, Outcome, Reply, SubmitError};
-use payd::domain::{Command, Finding, InvoiceId, Outcome as Sent, Refusal, ResolveAs, Timestamp};
+use payd::domain::{
+    Command, EventType, Finding, InvoiceId, Outcome as Sent, Refusal, ResolveAs, Timestamp,
+};
 
 use super::bench::{
     Bench, GATEWAY, approved, declined, failure, invoice, key, pay, payment_of, unknown,
@@ -776,6 +779,11 @@ fn a_change_of_a_stored_event_or_of_a_table_shows() {
         "UPDATE invoices SET needs_attention = 1",
         "UPDATE payments SET gateway_reference = 'other'",
         "DROP INDEX payments_one_succeeded; UPDATE invoices SET amount = 7",
+        "UPDATE invoices SET newest_event = 2",
+        "UPDATE invoices SET newest_event = NULL",
+        "DROP TRIGGER events_never_change; UPDATE events SET previous = 0 WHERE sequence = 3",
+        "DROP TRIGGER events_never_change; UPDATE events SET previous = sequence",
+        "DROP TRIGGER events_never_change; UPDATE events SET previous = NULL WHERE sequence = 2",
     ];
     for change in changes {
         let mut bench = Bench::new();
@@ -788,6 +796,67 @@ fn a_change_of_a_stored_event_or_of_a_table_shows() {
         let report =
             verify(&SqliteCheck::open(&bench.directory.path().join("payd.db")).unwrap()).unwrap();
         assert!(report.found > 0, "{change}");
+    }
+}
+
+/// A store of before events were chained, in whose invoices there are newer ones since.
+#[test]
+fn events_of_before_are_an_invoices_as_those_that_follow() {
+    let mut bench = Bench::new();
+    for id in ["a", "b", "c"] {
+        bench.create(id).unwrap();
+    }
+    for _ in 0..3 {
+        for id in ["a", "b"] {
+            bench.pay(id).unwrap();
+        }
+        for sent in bench.claim_due() {
+            bench.settle(&sent, declined(false)).unwrap();
+        }
+        // What is there by now is as an older payd left it.
+        bench
+            .database()
+            .execute_batch(
+                "DROP TRIGGER events_never_change;
+                 UPDATE events SET previous = NULL; UPDATE invoices SET newest_event = NULL;
+                 CREATE TRIGGER events_never_change BEFORE UPDATE ON events
+                 BEGIN SELECT RAISE(ABORT, 'events never change'); END;",
+            )
+            .unwrap();
+        bench.restart();
+        // Before money moves, an invoice is held against its events.
+        bench.pay("a").unwrap();
+        bench.restart();
+        let sent = bench.claim_due().remove(0);
+        bench.settle(&sent, declined(false)).unwrap();
+        bench.verify();
+        let log = bench.log();
+        for id in ["a", "b", "c"] {
+            let its: Vec<u64> = log
+                .iter()
+                .filter(|(_, event)| event["subject"] == id)
+                .map(|(sequence, _)| *sequence)
+                .collect();
+            let read = |after: u64, types: &[EventType], limit: usize| -> Vec<u64> {
+                let query = EventQuery {
+                    after,
+                    types: types.to_vec(),
+                    invoice: Some(InvoiceId::parse(id).unwrap()),
+                    limit,
+                    bytes: None,
+                };
+                let slice = bench.reader().events(&query).unwrap();
+                slice.events.iter().map(|(sequence, _)| *sequence).collect()
+            };
+            assert_eq!(read(0, &[], 1000), its, "{id}");
+            for (place, sequence) in its.iter().enumerate() {
+                assert_eq!(read(*sequence, &[], 1000), its[place + 1..], "{id}");
+                assert_eq!(read(0, &[], place + 1), its[..=place], "{id}");
+            }
+            let made = [EventType::InvoiceCreated];
+            assert_eq!(read(0, &made, 1), its[..1], "{id}");
+            assert_eq!(read(its[0], &made, 1), [0; 0], "{id}");
+        }
     }
 }
 

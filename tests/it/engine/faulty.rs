@@ -129,8 +129,13 @@ impl Store for Faulty {
         self.store.answer(actor, key)
     }
 
-    fn append(&mut self, record: EventRecord, invoice_row: i64) -> Result<(), StoreError> {
-        self.store.append(record, invoice_row)
+    fn append(
+        &mut self,
+        record: EventRecord,
+        previous: Option<u64>,
+        invoice_row: i64,
+    ) -> Result<(), StoreError> {
+        self.store.append(record, previous, invoice_row)
     }
 
     fn events(&mut self, first: u64, last: u64) -> Result<Vec<Vec<u8>>, StoreError> {
