@@ -123,7 +123,7 @@ impl App {
     ) -> Result<Outcome, SubmitError> {
         // Held until the outcome is known: a second request with the key is told to come back.
         let _running = match &idempotency {
-            Some(it) => Some(self.enter(&caller.actor, &it.key, it.fingerprint)?),
+            Some(it) => Some(self.enter(&caller.actor, it.key(), it.fingerprint)?),
             None => None,
         };
         self.engine.submit(caller, action, idempotency).await

@@ -14,7 +14,7 @@ use crate::domain::{
 use crate::failpoints::Failed;
 
 use super::event_log::EventRecord;
-use super::request::StoredAnswer;
+use super::request::{AnswerName, StoredAnswer};
 use super::tokens::Token;
 use super::upkeep::Upkeep;
 use super::working_set::Entry;
@@ -198,8 +198,8 @@ pub enum Queue {
 pub enum Expected<'a> {
     /// An invoice, by its id.
     Invoice(&'a InvoiceId),
-    /// An answer, by its actor and its idempotency key.
-    Key(&'a str, &'a str),
+    /// An answer, by its idempotency key.
+    Answer(AnswerName<'a>),
 }
 
 /// The one writer. Between `begin` and `commit` it sees its own writes. It is used from one thread.
@@ -216,8 +216,8 @@ pub trait Store: Send {
     /// Where the database is busy or broken.
     fn begin(&mut self) -> Result<(), StoreError>;
 
-    /// What will be looked for next. A store whose disk is slow may begin to read it; one that has no use for it
-    /// leaves it alone.
+    /// What will be looked for in this transaction. A store may look for much of it at once, or begin to read it where
+    /// its disk is slow; one that has no use for it leaves it alone.
     fn expect(&mut self, expected: &mut dyn Iterator<Item = Expected<'_>>) {
         let _ = expected;
     }
@@ -269,7 +269,7 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// Where it cannot be read.
-    fn answer(&mut self, actor: &str, key: &str) -> Result<Option<StoredAnswer>, StoreError>;
+    fn answer(&mut self, name: AnswerName<'_>) -> Result<Option<StoredAnswer>, StoreError>;
 
     /// Writes what has changed.
     ///
@@ -299,12 +299,8 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// Where it cannot be written.
-    fn keep_answer(
-        &mut self,
-        actor: &Arc<str>,
-        key: &str,
-        answer: StoredAnswer,
-    ) -> Result<(), StoreError>;
+    fn keep_answer(&mut self, name: AnswerName<'_>, answer: StoredAnswer)
+    -> Result<(), StoreError>;
 
     /// Drops up to `limit` answers of more than 30 days, counted in time lived, after adding `lived`
     /// to the count: a jump of the clock expires nothing. Says how many.

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
+use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use crate::domain::{Command, Invoice, InvoiceId, NewInvoice, PaymentId, Refusal, Timestamp};
@@ -153,11 +154,74 @@ pub type Encode = Box<dyn Fn(&Result<Reply, Refusal>) -> Option<Answer> + Send>;
 /// An idempotency key with what it stands for.
 pub struct Idempotency {
     /// 1 to 255 printable ASCII.
-    pub key: String,
+    key: String,
+    hash: i64,
     /// SHA-256 over method, path and body.
     pub fingerprint: [u8; 32],
     /// How the answer is written. It runs before the commit, since it is part of it.
     pub encode: Encode,
+}
+
+impl Idempotency {
+    /// Of the one who asks.
+    #[must_use]
+    pub fn new(actor: &str, key: String, fingerprint: [u8; 32], encode: Encode) -> Self {
+        Self {
+            hash: key_hash(actor.as_bytes(), key.as_bytes()),
+            key,
+            fingerprint,
+            encode,
+        }
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// What the answer is kept under. `actor` is the one of [`Idempotency::new`].
+    #[must_use]
+    pub fn name<'a>(&'a self, actor: &'a Arc<str>) -> AnswerName<'a> {
+        AnswerName {
+            actor,
+            key: &self.key,
+            hash: self.hash,
+        }
+    }
+}
+
+/// What an answer is kept under: who asked, and the idempotency key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerName<'a> {
+    /// Who asked.
+    pub actor: &'a Arc<str>,
+    /// The key.
+    pub key: &'a str,
+    /// [`key_hash`] of both.
+    pub hash: i64,
+}
+
+impl<'a> AnswerName<'a> {
+    /// Of actor and key.
+    #[must_use]
+    pub fn new(actor: &'a Arc<str>, key: &'a str) -> Self {
+        let hash = key_hash(actor.as_bytes(), key.as_bytes());
+        Self { actor, key, hash }
+    }
+}
+
+/// Where the answer under a key is looked for: the beginning of a digest of actor and key. Stores have it in their
+/// tables.
+#[must_use]
+pub fn key_hash(actor: &[u8], key: &[u8]) -> i64 {
+    let digest = Sha256::new()
+        .chain_update((actor.len() as u64).to_le_bytes())
+        .chain_update(actor)
+        .chain_update(key)
+        .finalize();
+    let first = digest.first_chunk().copied().unwrap_or_default();
+    i64::from_be_bytes(first)
 }
 
 /// What came of a request.

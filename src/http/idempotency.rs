@@ -63,13 +63,14 @@ pub(super) async fn submit(
     action: Action,
     write: impl Fn(&Result<Reply, Refusal>) -> Answer + Clone + Send + 'static,
 ) -> Result<Given, Reject> {
-    let idempotency = key.map(|key| Idempotency {
-        key,
-        fingerprint: fingerprint(call, media, body),
-        encode: {
-            let write = write.clone();
-            Box::new(move |result| Some(write(result)).filter(is_kept))
-        },
+    let idempotency = key.map(|key| {
+        let write = write.clone();
+        Idempotency::new(
+            &call.caller.actor,
+            key,
+            fingerprint(call, media, body),
+            Box::new(move |result| Some(write(result)).filter(is_kept)),
+        )
     });
     let submitted = call
         .app()

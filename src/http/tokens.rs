@@ -133,16 +133,19 @@ pub(super) async fn create(mut call: Call) -> Result<Response, Reject> {
         scopes: wanted.scopes,
         expires_at: wanted.expires_at,
     });
-    let idempotency = key.map(|key| Idempotency {
-        key,
-        fingerprint: fingerprint(&call, read.media, &read.bytes),
-        encode: Box::new(|result| match result {
-            Ok(Reply::Token(token)) => token.as_ref().as_ref().ok().map(|token| {
-                let known = view(token);
-                written(201, None, &api::NewToken { known, token: None })
+    let idempotency = key.map(|key| {
+        Idempotency::new(
+            &call.caller.actor,
+            key,
+            fingerprint(&call, read.media, &read.bytes),
+            Box::new(|result| match result {
+                Ok(Reply::Token(token)) => token.as_ref().as_ref().ok().map(|token| {
+                    let known = view(token);
+                    written(201, None, &api::NewToken { known, token: None })
+                }),
+                _ => None,
             }),
-            _ => None,
-        }),
+        )
     });
     let caller = call.caller.clone();
     match call.app().submit(caller, action, idempotency).await? {

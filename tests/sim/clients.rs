@@ -251,12 +251,11 @@ impl Task {
         twice: bool,
     ) -> bool {
         let request = |key: &Option<String>| {
-            let idempotency = key.clone().map(|key| Idempotency {
-                key,
-                fingerprint: fingerprint(at),
-                encode: Box::new(encode),
-            });
-            self.engine.submit(self.caller(), action(), idempotency)
+            let caller = self.caller();
+            let idempotency = key
+                .clone()
+                .map(|key| Idempotency::new(&caller.actor, key, fingerprint(at), Box::new(encode)));
+            self.engine.submit(caller, action(), idempotency)
         };
         let kept_before = key.as_ref().and_then(|key| self.kept(key));
         self.world.with(|state| {

@@ -9,8 +9,8 @@ use std::panic;
 use std::sync::Arc;
 use std::time::Duration;
 
-use payd::application::ports::{Head, Queue, Store, StoreError, StoreInfo};
-use payd::application::request::StoredAnswer;
+use payd::application::ports::{Expected, Head, Queue, Store, StoreError, StoreInfo};
+use payd::application::request::{AnswerName, StoredAnswer};
 use payd::application::{Entry, EventRecord, Token, decode, first_digest};
 use payd::domain::{
     Aggregate, EventType, InvoiceId, InvoiceStatus, Payment, PaymentId, PaymentState, StoreId,
@@ -457,6 +457,12 @@ impl Store for ModelStore {
         )
     }
 
+    fn expect(&mut self, expected: &mut dyn Iterator<Item = Expected<'_>>) {
+        if let Some(real) = &mut self.real {
+            real.expect(expected);
+        }
+    }
+
     fn load(&mut self, invoice: &InvoiceId) -> Result<Option<Entry>, StoreError> {
         self.pass(Call::Load)?;
         self.both(
@@ -570,16 +576,16 @@ impl Store for ModelStore {
         )
     }
 
-    fn answer(&mut self, actor: &str, key: &str) -> Result<Option<StoredAnswer>, StoreError> {
+    fn answer(&mut self, asked: AnswerName<'_>) -> Result<Option<StoredAnswer>, StoreError> {
         self.pass(Call::Read)?;
         self.both(
             "answer",
             |state| {
-                let name = (actor.to_owned(), key.to_owned());
+                let name = (asked.actor.to_string(), asked.key.to_owned());
                 let kept = state.disk.answers.get(&name);
                 Ok(kept.map(|(answer, _)| answer.clone()))
             },
-            |real| real.answer(actor, key),
+            |real| real.answer(asked),
         )
     }
 
@@ -656,8 +662,7 @@ impl Store for ModelStore {
 
     fn keep_answer(
         &mut self,
-        actor: &Arc<str>,
-        key: &str,
+        asked: AnswerName<'_>,
         answer: StoredAnswer,
     ) -> Result<(), StoreError> {
         self.pass(Call::Write)?;
@@ -667,7 +672,7 @@ impl Store for ModelStore {
         self.both(
             "keep_answer",
             |state| {
-                let name = (actor.to_string(), key.to_owned());
+                let name = (asked.actor.to_string(), asked.key.to_owned());
                 let disk = &mut state.disk;
                 if disk.answers.contains_key(&name) {
                     return Err(constraint("UNIQUE of answers: key, actor"));
@@ -676,7 +681,7 @@ impl Store for ModelStore {
                 disk.answers.insert(name, (answer.clone(), disk.age_ms));
                 Ok(())
             },
-            |real| real.keep_answer(actor, key, answer.clone()),
+            |real| real.keep_answer(asked, answer.clone()),
         )
     }
 

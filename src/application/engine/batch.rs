@@ -152,8 +152,8 @@ impl<'e, S: Store> Batch<'e, S> {
                 .act(request)?
                 .map(|result| Outcome::Fresh(result, None)));
         };
-        let actor = &request.caller.actor;
-        match self.engine.store.answer(actor, &key.key)? {
+        let name = key.name(&request.caller.actor);
+        match self.engine.store.answer(name)? {
             Some(kept) if kept.fingerprint == key.fingerprint => {
                 return self.again(kept.kept, &key.encode);
             }
@@ -178,7 +178,7 @@ impl<'e, S: Store> Batch<'e, S> {
                 fingerprint: key.fingerprint,
                 kept,
             };
-            self.engine.store.keep_answer(actor, &key.key, stored)?;
+            self.engine.store.keep_answer(name, stored)?;
             self.wrote = true;
         }
         Ok(Ok(Outcome::Fresh(result, answer)))
@@ -871,7 +871,7 @@ fn expected<'a>(request: &'a Envelope, recent: &'a Recent) -> impl Iterator<Item
         _ => (&[][..], None),
     };
     let key = request.idempotency.as_ref();
-    let key = key.map(|it| Expected::Key(&request.caller.actor, &it.key));
+    let key = key.map(|it| Expected::Answer(it.name(&request.caller.actor)));
     let invoices = made.iter().map(|new| &new.id).chain(other);
     let unknown = invoices.filter(|id| !recent.has(id));
     unknown.map(Expected::Invoice).chain(key)

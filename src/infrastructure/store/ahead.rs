@@ -231,6 +231,7 @@ mod tests {
     use super::super::{DATABASE, open_writer};
     use super::*;
     use crate::application::ports::{Expected, Store};
+    use crate::application::request::AnswerName;
 
     fn id(n: usize) -> InvoiceId {
         InvoiceId::parse(&format!("inv-{n}")).unwrap()
@@ -303,7 +304,8 @@ mod tests {
         store.ahead.shared.votes.store(ENOUGH, Ordering::Relaxed);
         let ids: Vec<_> = (0..600).step_by(2).map(id).collect();
         store.begin().unwrap();
-        let key = Expected::Key("socket", "key-1");
+        let actor = "socket".into();
+        let key = Expected::Answer(AnswerName::new(&actor, "key-1"));
         let mut expected = ids.iter().map(Expected::Invoice).chain([key]);
         store.expect(&mut expected);
         assert!(expected.next().is_none());

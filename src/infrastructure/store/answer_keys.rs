@@ -11,13 +11,15 @@
 //!
 //! What it must never do: miss a key that is kept. A hash only says where to look; actor and key are compared.
 
-use std::collections::BTreeSet;
+use std::collections::{HashMap, HashSet, hash_map};
 use std::sync::OnceLock;
 
+use foldhash::fast::RandomState;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
-use sha2::{Digest, Sha256};
+
+use crate::application::request::{AnswerName, key_hash};
 
 use super::late;
 use super::together::Insert;
@@ -32,18 +34,7 @@ const STEP: usize = 16 * 1024;
 /// Keys that go into the table for each one that is added: the table is done before as many have gathered again.
 const PACE: usize = 2;
 
-/// Where a key is looked for: the beginning of a digest of actor and key.
-pub(super) fn hash(actor: &[u8], key: &[u8]) -> i64 {
-    let digest = Sha256::new()
-        .chain_update((actor.len() as u64).to_le_bytes())
-        .chain_update(actor)
-        .chain_update(key)
-        .finalize();
-    let first = digest.first_chunk().copied().unwrap_or_default();
-    i64::from_be_bytes(first)
-}
-
-/// Makes [`hash`] known to SQL, for migrations and checks.
+/// Makes [`key_hash`] known to SQL, for migrations and checks.
 ///
 /// # Errors
 /// SQLite's.
@@ -52,7 +43,10 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
         | FunctionFlags::SQLITE_DETERMINISTIC
         | FunctionFlags::SQLITE_DIRECTONLY;
     connection.create_scalar_function("answer_hash", 2, flags, |context| {
-        Ok(hash(bytes(context.get_raw(0)), bytes(context.get_raw(1))))
+        Ok(key_hash(
+            bytes(context.get_raw(0)),
+            bytes(context.get_raw(1)),
+        ))
     })
 }
 
@@ -69,20 +63,38 @@ static ENTRIES: Insert<Entry> = Insert {
     sql: [const { OnceLock::new() }; 3],
 };
 
+/// Looks for many hashes at once: which of these the table has. The last is given again where there are fewer.
+const FIND_MANY: &str = "SELECT hash FROM answer_keys WHERE hash IN \
+     (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+
+/// How many those are.
+const MANY: usize = 16;
+
+/// As many are worth a statement of their own.
+const WORTH_IT: usize = 3;
+
+/// The number of an entry that has expired on its way into the table. Answers have numbers from 1 on.
+const GONE: i64 = 0;
+
 /// The keys that are in memory.
 #[derive(Debug)]
 pub(super) struct AnswerKeys {
     step: usize,
-    /// The newest.
-    gathering: BTreeSet<Entry>,
-    /// Those on their way into the table, less those that are there.
-    moving: BTreeSet<Entry>,
+    /// The newest: numbers by hash.
+    gathering: HashMap<i64, i64, RandomState>,
+    /// Those of them whose hash another one has.
+    twins: Vec<Entry>,
+    /// Those on their way into the table, in its order, and how many of them are there.
+    moving: Vec<Entry>,
+    moved: usize,
     /// The newest answer of which those on their way tell, or told.
     moving_to: i64,
     /// How far the table is complete, and how far the database says so.
     until: i64,
     noted: i64,
     newest: i64,
+    /// Hashes that the table does not have, for as long as the transaction under way puts none into it.
+    absent: HashSet<i64, RandomState>,
     /// Keys that the transaction under way has added.
     added: usize,
     /// Whether it has changed anything here.
@@ -103,38 +115,102 @@ impl AnswerKeys {
         // Of those that were on their way some are there, beyond where it is complete.
         let sql = "SELECT a.n, a.actor, a.key FROM answers a WHERE a.n > ?1 AND NOT EXISTS \
              (SELECT 1 FROM answer_keys k WHERE k.hash = answer_hash(a.actor, a.key) AND k.n = a.n)";
-        let gathering = connection
+        let missing = connection
             .prepare_cached(sql)?
             .query_map([noted], entry)?
-            .collect::<Result<BTreeSet<_>, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
         let newest: i64 = connection
             .prepare_cached("SELECT coalesce(max(n), 0) FROM answers")?
             .query_row([], |row| row.get(0))?;
         let newest = newest.max(noted);
-        let missing = gathering.iter().map(|(_, n)| *n).min();
-        let until = missing.map_or(newest, |n| n - 1);
-        Ok(Self {
+        let first = missing.iter().map(|(_, n)| *n).min();
+        let until = first.map_or(newest, |n| n - 1);
+        let mut keys = Self {
             step,
-            gathering,
-            moving: BTreeSet::new(),
+            gathering: HashMap::default(),
+            twins: Vec::new(),
+            moving: Vec::new(),
+            moved: 0,
             moving_to: until,
             until,
             noted,
             newest,
+            absent: HashSet::default(),
             added: 0,
             touched: false,
-        })
+        };
+        for (hash, n) in missing {
+            keys.gather(hash, n);
+        }
+        Ok(keys)
     }
 
-    /// A number for an answer that is new, under which its key is found from now on.
-    pub(super) fn add(&mut self, actor: &str, key: &str) -> Option<i64> {
+    fn gather(&mut self, hash: i64, n: i64) {
+        match self.gathering.entry(hash) {
+            hash_map::Entry::Vacant(free) => {
+                free.insert(n);
+            }
+            hash_map::Entry::Occupied(_) => self.twins.push((hash, n)),
+        }
+    }
+
+    /// A number for an answer that is new, under whose hash it is found from now on.
+    pub(super) fn add(&mut self, hash: i64) -> Option<i64> {
         let n = self.newest.checked_add(1)?;
         self.newest = n;
-        let hash = hash(actor.as_bytes(), key.as_bytes());
-        self.gathering.insert((hash, n));
+        self.gather(hash, n);
         self.added += 1;
         self.touched = true;
         Some(n)
+    }
+
+    /// The numbers that a hash has in memory.
+    fn in_memory(&self, hash: i64) -> impl Iterator<Item = i64> {
+        let gathered = self.gathering.get(&hash).copied();
+        let twins = self.twins.iter().filter(move |it| it.0 == hash);
+        let moving = self.moving[self.place(hash)..]
+            .iter()
+            .take_while(move |it| it.0 == hash);
+        let others = twins.chain(moving).map(|(_, n)| *n);
+        gathered.into_iter().chain(others).filter(|n| *n != GONE)
+    }
+
+    /// Where a hash is among those on their way, or would be.
+    fn place(&self, hash: i64) -> usize {
+        let left = &self.moving[self.moved..];
+        self.moved + left.partition_point(|it| it.0 < hash)
+    }
+
+    /// A transaction begins, or is over.
+    pub(super) fn begin(&mut self) {
+        self.absent.clear();
+    }
+
+    /// Looks for many at once: most are new, and need not be looked for one by one then.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub(super) fn expect(
+        &mut self,
+        connection: &Connection,
+        hashes: impl Iterator<Item = i64>,
+    ) -> rusqlite::Result<()> {
+        let unknown: Vec<i64> = hashes
+            .filter(|hash| self.in_memory(*hash).next().is_none())
+            .collect();
+        for some in unknown.chunks(MANY).filter(|it| it.len() >= WORTH_IT) {
+            let mut statement = connection.prepare_cached(FIND_MANY)?;
+            for (place, hash) in some.iter().cycle().take(MANY).enumerate() {
+                statement.raw_bind_parameter(place + 1, hash)?;
+            }
+            let found: Vec<i64> = statement
+                .raw_query()
+                .mapped(|row| row.get(0))
+                .collect::<Result<_, _>>()?;
+            self.absent
+                .extend(some.iter().filter(|hash| !found.contains(hash)));
+        }
+        Ok(())
     }
 
     /// What `read` makes of the answer under a key, if there is one. The two statements give its row by its number, and
@@ -145,22 +221,47 @@ impl AnswerKeys {
     pub(super) fn find<T>(
         &self,
         connection: &Connection,
-        (actor, key): (&str, &str),
+        name: AnswerName<'_>,
         [by_number, by_hash]: [&str; 2],
         read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Option<T>> {
-        let hash = hash(actor.as_bytes(), key.as_bytes());
-        let of_hash = (hash, i64::MIN)..=(hash, i64::MAX);
-        let gathered = self.gathering.range(of_hash.clone());
-        for (_, n) in gathered.chain(self.moving.range(of_hash)) {
+        let AnswerName { actor, key, hash } = name;
+        for n in self.in_memory(hash) {
             let mut statement = connection.prepare_cached(by_number)?;
-            let found = statement.query_row((n, key, actor), &read).optional()?;
+            let found = statement.query_row((n, key, &**actor), &read).optional()?;
             if found.is_some() {
                 return Ok(found);
             }
         }
+        if self.absent.contains(&hash) {
+            return Ok(None);
+        }
         let mut statement = connection.prepare_cached(by_hash)?;
-        statement.query_row((hash, key, actor), read).optional()
+        statement.query_row((hash, key, &**actor), read).optional()
+    }
+
+    /// Whether an answer under this hash may not be in the database's tables yet.
+    pub(super) fn has(&self, hash: i64) -> bool {
+        self.in_memory(hash).next().is_some()
+    }
+
+    /// Forgets one that has expired. Says whether it was here.
+    fn remove(&mut self, entry: Entry) -> bool {
+        let (hash, n) = entry;
+        if self.gathering.get(&hash) == Some(&n) {
+            self.gathering.remove(&hash);
+            return true;
+        }
+        let twins = self.twins.len();
+        self.twins.retain(|it| *it != entry);
+        if self.twins.len() < twins {
+            return true;
+        }
+        let place = self.place(hash);
+        let mut same = self.moving[place..]
+            .iter_mut()
+            .take_while(|it| it.0 == hash);
+        same.find(|it| it.1 == n).map(|it| it.1 = GONE).is_some()
     }
 
     /// Drops answers that were born before this age, of the oldest so many. Says how many those were.
@@ -180,7 +281,7 @@ impl AnswerKeys {
             .collect::<Result<Vec<_>, _>>()?;
         for entry in &expired {
             self.touched = true;
-            if !self.gathering.remove(entry) && !self.moving.remove(entry) {
+            if !self.remove(*entry) {
                 connection
                     .prepare_cached("DELETE FROM answer_keys WHERE hash = ?1 AND n = ?2")?
                     .execute(*entry)?;
@@ -201,18 +302,29 @@ impl AnswerKeys {
             return Ok(());
         }
         if self.moving.is_empty() {
-            if self.gathering.len() < self.step {
+            if self.gathering.len() + self.twins.len() < self.step {
                 return Ok(());
             }
-            self.moving = std::mem::take(&mut self.gathering);
+            self.moving.extend(self.gathering.drain());
+            self.moving.append(&mut self.twins);
+            self.moving.sort_unstable();
+            self.moved = 0;
             self.moving_to = self.newest;
         }
         let count = self.added.saturating_mul(PACE);
-        let entries: Vec<Entry> = std::iter::from_fn(|| self.moving.pop_first())
-            .take(count)
-            .collect();
-        ENTRIES.write(connection, &entries)?;
-        if self.moving.is_empty() {
+        let left = &self.moving[self.moved..];
+        let these = &left[..count.min(left.len())];
+        self.absent.clear();
+        if these.iter().any(|it| it.1 == GONE) {
+            let there: Vec<Entry> = these.iter().copied().filter(|it| it.1 != GONE).collect();
+            ENTRIES.write(connection, &there)?;
+        } else {
+            ENTRIES.write(connection, these)?;
+        }
+        self.moved += these.len();
+        if self.moved == self.moving.len() {
+            self.moving.clear();
+            self.moved = 0;
             self.until = self.moving_to;
         }
         if self.until != self.noted {
@@ -239,7 +351,7 @@ impl AnswerKeys {
 /// Of a row with an answer's number, actor and key.
 fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     Ok((
-        hash(bytes(row.get_ref(1)?), bytes(row.get_ref(2)?)),
+        key_hash(bytes(row.get_ref(1)?), bytes(row.get_ref(2)?)),
         row.get(0)?,
     ))
 }
@@ -273,7 +385,8 @@ pub(super) fn fault(connection: &Connection) -> rusqlite::Result<Option<String>>
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::Arc;
 
     use super::super::schema;
     use super::*;
@@ -288,19 +401,27 @@ mod tests {
     }
 
     fn keep(connection: &Connection, keys: &mut AnswerKeys, (actor, key): (&str, &str), age: i64) {
-        let n = keys.add(actor, key).unwrap();
+        let n = keys.add(name(&actor.into(), key).hash).unwrap();
         let sql = "INSERT INTO answers (n, actor, key, fingerprint, status, body, born_at_age) \
              VALUES (?1, ?2, ?3, zeroblob(32), 200, x'', ?4)";
         connection.execute(sql, (n, actor, key, age)).unwrap();
     }
 
-    fn find(connection: &Connection, keys: &AnswerKeys, names: (&str, &str)) -> Option<i64> {
+    fn name<'a>(actor: &'a Arc<str>, key: &'a str) -> AnswerName<'a> {
+        AnswerName::new(actor, key)
+    }
+
+    fn find(connection: &Connection, keys: &AnswerKeys, (actor, key): (&str, &str)) -> Option<i64> {
+        find_under(connection, keys, name(&actor.into(), key))
+    }
+
+    fn find_under(connection: &Connection, keys: &AnswerKeys, name: AnswerName<'_>) -> Option<i64> {
         let sql = [
             "SELECT n FROM answers WHERE n = ?1 AND key = ?2 AND actor = ?3",
             "SELECT a.n FROM answer_keys k JOIN answers a ON a.n = k.n \
              WHERE k.hash = ?1 AND a.key = ?2 AND a.actor = ?3",
         ];
-        keys.find(connection, names, sql, |row| row.get(0)).unwrap()
+        keys.find(connection, name, sql, |row| row.get(0)).unwrap()
     }
 
     fn in_table(connection: &Connection) -> i64 {
@@ -326,14 +447,26 @@ mod tests {
         let mut keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
         let mut chance = Chance(7);
         let mut kept: BTreeMap<String, (i64, i64)> = BTreeMap::new();
-        let (mut moved, mut expired) = (0, 0);
+        let (mut moved, mut expired, mut looked) = (0, 0, 0);
         for age in 0..1500 {
             // At times nearly all of them expire, also those in memory, and little else happens.
             let flood = age % 50 >= 40;
             connection.execute_batch("BEGIN").unwrap();
+            keys.begin();
             let before = kept.clone();
-            for _ in 0..chance.below(if flood { 2 } else { 6 }) {
-                let key = format!("key-{}", chance.below(4000));
+            let asked: Vec<_> = (0..chance.below(if flood { 2 } else { 6 }))
+                .map(|_| format!("key-{}", chance.below(4000)))
+                .collect();
+            if chance.below(3) > 0 {
+                // More than one statement takes, and some twice.
+                let others = (0..chance.below(40)).map(|_| format!("key-{}", chance.below(4000)));
+                let all: Vec<_> = asked.iter().cloned().chain(others).collect();
+                let actor = "socket".into();
+                let hashes = all.iter().map(|key| name(&actor, key).hash);
+                keys.expect(&connection, hashes).unwrap();
+                looked += keys.absent.len();
+            }
+            for key in asked {
                 let standing = kept.get(&key).map(|(n, _)| *n);
                 assert_eq!(find(&connection, &keys, ("socket", &key)), standing);
                 assert_eq!(find(&connection, &keys, ("somebody else", &key)), None);
@@ -381,7 +514,8 @@ mod tests {
                 assert_eq!(find(&connection, &keys, ("socket", key)), Some(*n), "{key}");
             }
         }
-        assert!(moved > 500 && expired > 300, "{moved}, {expired}");
+        let enough = moved > 500 && expired > 300 && looked > 1000;
+        assert!(enough, "{moved}, {expired}, {looked}");
     }
 
     #[test]
@@ -413,11 +547,11 @@ mod tests {
         let mut keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
         keep(&connection, &mut keys, ("socket", "one"), 0);
         // As if two keys had the same hash, in memory and in the table.
-        keys.gathering.insert((hash(b"socket", b"other"), 1));
+        keys.gathering.insert(key_hash(b"socket", b"other"), 1);
         assert_eq!(find(&connection, &keys, ("socket", "other")), None);
         keys.gathering.clear();
         for name in ["one", "other"] {
-            let row = (hash(b"socket", name.as_bytes()), 1);
+            let row = (key_hash(b"socket", name.as_bytes()), 1);
             connection
                 .execute("INSERT INTO answer_keys VALUES (?1, ?2)", row)
                 .unwrap();
@@ -431,10 +565,63 @@ mod tests {
         );
     }
 
+    /// As if three keys had the same hash.
+    #[test]
+    fn keys_of_one_hash_are_told_apart_wherever_they_are() {
+        let connection = database();
+        let mut keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
+        let actor = "socket".into();
+        let hash = name(&actor, "one").hash;
+        let mut kept = Vec::new();
+        for key in ["one", "two", "three"] {
+            let n = keys.add(hash).unwrap();
+            let sql = "INSERT INTO answers (n, actor, key, fingerprint, status, body, born_at_age) \
+                 VALUES (?1, 'socket', ?2, zeroblob(32), 200, x'', 0)";
+            connection.execute(sql, (n, key)).unwrap();
+            kept.push((key, n));
+        }
+        let mut there = Vec::new();
+        for round in 0..30 {
+            let actor = &actor;
+            for (key, n) in &kept {
+                let name = AnswerName { actor, key, hash };
+                assert_eq!(find_under(&connection, &keys, name), Some(*n), "{round}");
+            }
+            let key = "four";
+            let other = AnswerName { actor, key, hash };
+            assert_eq!(find_under(&connection, &keys, other), None);
+            let sql = "SELECT count(*) FROM answer_keys WHERE hash = ?1";
+            there.push(connection.query_row(sql, [hash], |row| row.get(0)).unwrap());
+            keep(
+                &connection,
+                &mut keys,
+                ("socket", &format!("key-{round}")),
+                1,
+            );
+            keys.bring(&connection).unwrap();
+            keys.committed();
+        }
+        // They were in memory, on their way, and in the table.
+        let (first, last): (i64, i64) = (there[0], there[29]);
+        assert_eq!((first, last), (0, 3));
+        // The first of them expires.
+        assert_eq!(keys.expire(&connection, 1, 1).unwrap(), 1);
+        let left: Vec<_> = kept
+            .iter()
+            .map(|(key, _)| AnswerName {
+                actor: &actor,
+                key,
+                hash,
+            })
+            .map(|name| find_under(&connection, &keys, name).is_some())
+            .collect();
+        assert_eq!(left, [false, true, true]);
+    }
+
     #[test]
     fn the_hash_is_what_databases_have() {
-        assert_eq!(hash(b"socket", b"key-1"), HELD);
-        assert_ne!(hash(b"socketk", b"ey-1"), HELD);
+        assert_eq!(key_hash(b"socket", b"key-1"), HELD);
+        assert_ne!(key_hash(b"socketk", b"ey-1"), HELD);
     }
 
     /// The first eight bytes of SHA-256 of `06 00 00 00 00 00 00 00 "socketkey-1"`.

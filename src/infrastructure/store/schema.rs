@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn payments_of_an_older_database_are_kept_and_found_by_their_ids() {
         use crate::application::ports::{Reader, Store};
-        use crate::application::request::Kept;
+        use crate::application::request::{AnswerName, Kept};
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("payd.db");
         let mut connection = Connection::open(&path).unwrap();
@@ -284,8 +284,10 @@ mod tests {
         let unknown = crate::domain::PaymentId::parse(unknown).unwrap();
         assert!(reader.payment(unknown).unwrap().is_none());
         // So are answers, by their keys.
+        let actor = "socket".into();
         for (key, status) in [("key-1", Some(201)), ("key-2", Some(409)), ("key-3", None)] {
-            let kept = store.answer("socket", key).unwrap().map(|it| it.kept);
+            let kept = store.answer(AnswerName::new(&actor, key)).unwrap();
+            let kept = kept.map(|it| it.kept);
             let found = kept.map(|kept| match kept {
                 Kept::Whole(answer) => answer.status,
                 Kept::Events { .. } => 0,

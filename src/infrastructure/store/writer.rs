@@ -9,7 +9,7 @@ use rusqlite::types::{FromSql, ToSql};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use crate::application::ports::{Expected, Head, Queue, Restored, Store, StoreError, StoreInfo};
-use crate::application::request::{Answer, Kept, StoredAnswer};
+use crate::application::request::{Answer, AnswerName, Kept, StoredAnswer};
 use crate::application::{
     Entry, EventRecord, Token, chain, decode, first_digest, is_what_its_events_say,
 };
@@ -19,7 +19,7 @@ use crate::domain::{
 };
 
 use super::ahead::{Ahead, Look};
-use super::answer_keys::{self, AnswerKeys};
+use super::answer_keys::AnswerKeys;
 use super::checkpoint::Checkpointer;
 use super::error::{sort, sort_row};
 use super::invoice_events;
@@ -431,22 +431,32 @@ impl Store for SqliteStore {
         self.newest = None;
         self.waiting.forget();
         self.late.begin();
+        if let Some(keys) = self.answer_keys.as_mut() {
+            keys.begin();
+        }
         self.checkpointer.see_to_the_rest(&self.connection);
         self.execute("BEGIN IMMEDIATE", &[]).map(|_| ())
     }
 
     fn expect(&mut self, expected: &mut dyn Iterator<Item = Expected<'_>>) {
         if !self.ahead.is_on() {
+            let hashes = expected.filter_map(|it| match it {
+                Expected::Answer(name) => Some(name.hash),
+                Expected::Invoice(_) => None,
+            });
+            let keys = known(&mut self.answer_keys, &self.connection);
+            let looked = keys.and_then(|keys| keys.expect(&self.connection, hashes).map_err(sort));
+            if let Err(error) = looked {
+                // Each of them is looked for by itself then, and fails by itself.
+                tracing::debug!(%error, "idempotency keys could not be looked for together");
+            }
             return;
         }
         let greatest = self.greatest.as_deref();
         self.ahead.expect(expected.filter_map(|it| match it {
             Expected::Invoice(id) if greatest.is_some_and(|it| it < id.as_str()) => None,
             Expected::Invoice(id) => Some(Look::Invoice(id.clone())),
-            Expected::Key(actor, key) => Some(Look::Key(answer_keys::hash(
-                actor.as_bytes(),
-                key.as_bytes(),
-            ))),
+            Expected::Answer(name) => Some(Look::Key(name.hash)),
         }));
     }
 
@@ -615,12 +625,15 @@ impl Store for SqliteStore {
         )
     }
 
-    fn answer(&mut self, actor: &str, key: &str) -> Result<Option<StoredAnswer>, StoreError> {
-        let mut waiting = self.waiting.answers.waiting().iter();
-        if let Some(row) = waiting.find(|row| row.key == key && &*row.actor == actor) {
-            return Ok(Some(row.stored.clone()));
-        }
+    fn answer(&mut self, name: AnswerName<'_>) -> Result<Option<StoredAnswer>, StoreError> {
         let keys = known(&mut self.answer_keys, &self.connection)?;
+        if keys.has(name.hash) {
+            let mut waiting = self.waiting.answers.waiting().iter();
+            let same = |row: &&AnswerRow| row.key == name.key && row.actor == *name.actor;
+            if let Some(row) = waiting.find(same) {
+                return Ok(Some(row.stored.clone()));
+            }
+        }
         let sql = [
             concat!(
                 "SELECT ",
@@ -633,7 +646,7 @@ impl Store for SqliteStore {
                 " FROM answer_keys k JOIN answers a ON a.n = k.n WHERE k.hash = ?1 AND a.key = ?2 AND a.actor = ?3"
             ),
         ];
-        keys.find(&self.connection, (actor, key), sql, stored_answer)
+        keys.find(&self.connection, name, sql, stored_answer)
             .map_err(sort)
     }
 
@@ -703,19 +716,18 @@ impl Store for SqliteStore {
 
     fn keep_answer(
         &mut self,
-        actor: &Arc<str>,
-        key: &str,
+        name: AnswerName<'_>,
         stored: StoredAnswer,
     ) -> Result<(), StoreError> {
         let born_at_age = self.age()?;
         let keys = known(&mut self.answer_keys, &self.connection)?;
         let n = keys
-            .add(actor, key)
+            .add(name.hash)
             .ok_or_else(|| StoreError::Fatal("there are no more numbers for answers".to_owned()))?;
         let row = AnswerRow {
             n,
-            actor: Arc::clone(actor),
-            key: key.to_owned(),
+            actor: Arc::clone(name.actor),
+            key: name.key.to_owned(),
             stored,
             born_at_age,
         };

@@ -410,11 +410,12 @@ pub(crate) fn key(key: &str, fingerprint: u8) -> Option<Idempotency> {
             body: format!("{result:?}").into_bytes(),
         })
     });
-    Some(Idempotency {
-        key: key.to_owned(),
-        fingerprint: [fingerprint; 32],
+    Some(Idempotency::new(
+        "test",
+        key.to_owned(),
+        [fingerprint; 32],
         encode,
-    })
+    ))
 }
 
 pub(crate) fn payment_of(reply: &Reply) -> PaymentId {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use payd::application::ports::{Expected, Queue, Store, StoreError, StoreInfo};
-use payd::application::request::StoredAnswer;
+use payd::application::request::{AnswerName, StoredAnswer};
 use payd::application::{Entry, EventRecord, Token};
 use payd::domain::{InvoiceId, Payment, PaymentId, Timestamp};
 use payd::infrastructure::store::SqliteStore;
@@ -75,13 +75,15 @@ impl Store for Faulty {
     }
 
     fn expect(&mut self, expected: &mut dyn Iterator<Item = Expected<'_>>) {
+        let expected: Vec<_> = expected.collect();
         self.said
             .lock()
             .unwrap()
-            .extend(expected.map(|it| match it {
+            .extend(expected.iter().map(|it| match it {
                 Expected::Invoice(id) => id.to_string(),
-                Expected::Key(actor, key) => format!("{key} of {actor}"),
+                Expected::Answer(name) => format!("{} of {}", name.key, name.actor),
             }));
+        self.store.expect(&mut expected.into_iter());
     }
 
     fn info(&mut self) -> Result<StoreInfo, StoreError> {
@@ -125,8 +127,8 @@ impl Store for Faulty {
         self.store.pull_lookups(until)
     }
 
-    fn answer(&mut self, actor: &str, key: &str) -> Result<Option<StoredAnswer>, StoreError> {
-        self.store.answer(actor, key)
+    fn answer(&mut self, name: AnswerName<'_>) -> Result<Option<StoredAnswer>, StoreError> {
+        self.store.answer(name)
     }
 
     fn append(
@@ -144,11 +146,10 @@ impl Store for Faulty {
 
     fn keep_answer(
         &mut self,
-        actor: &Arc<str>,
-        key: &str,
+        name: AnswerName<'_>,
         answer: StoredAnswer,
     ) -> Result<(), StoreError> {
-        self.store.keep_answer(actor, key, answer)
+        self.store.keep_answer(name, answer)
     }
 
     fn expire_answers(&mut self, lived: Duration, limit: usize) -> Result<usize, StoreError> {
