@@ -4,7 +4,7 @@ use std::collections::{HashMap, hash_map};
 
 use foldhash::fast::RandomState;
 
-use crate::domain::{Aggregate, InvoiceId, PaymentId};
+use crate::domain::{Aggregate, InvoiceId, InvoiceStatus, PaymentId};
 
 /// An invoice with its payments, and what of them has changed since they were loaded.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct Entry {
     pub newest_event: Option<u64>,
     /// Its attempts that the store has: payments beyond are new to it.
     pub attempts_stored: u32,
+    /// Its status as the store has it.
+    pub status_stored: InvoiceStatus,
     /// Whether the invoice has changed.
     pub invoice_changed: bool,
     /// The payments that have changed, in the order of their first change: a payment that closes
@@ -33,6 +35,7 @@ impl Entry {
             row: Some(row),
             newest_event,
             attempts_stored: aggregate.invoice.attempts,
+            status_stored: aggregate.invoice.status,
             aggregate,
             invoice_changed: false,
             payments_changed: Vec::new(),
@@ -43,6 +46,7 @@ impl Entry {
     #[must_use]
     pub const fn new(aggregate: Aggregate) -> Self {
         Self {
+            status_stored: aggregate.invoice.status,
             aggregate,
             row: None,
             newest_event: None,
@@ -63,6 +67,7 @@ impl Entry {
     pub fn saved(&mut self, row: i64) {
         self.row = Some(row);
         self.attempts_stored = self.aggregate.invoice.attempts;
+        self.status_stored = self.aggregate.invoice.status;
         self.invoice_changed = false;
         self.payments_changed.clear();
     }

@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
 use crate::application::Upkeep;
@@ -82,12 +81,20 @@ impl SqliteReader {
     }
 }
 
-/// An invoice with what its latest payment adds.
-const INVOICE_WITH_NEXT: &str = concat!(
-    "SELECT ",
-    invoice_columns!(),
-    ", (SELECT p.due_at FROM payments p WHERE p.invoice = i.n AND p.attempt = i.attempts AND p.state = 0) FROM invoices i"
-);
+/// Invoices `i` with what their latest payments add, from a table or two.
+macro_rules! invoices_with_next {
+    () => {
+        invoices_with_next!("invoices i")
+    };
+    ($from:literal) => {
+        concat!(
+            "SELECT ",
+            invoice_columns!(),
+            ", (SELECT p.due_at FROM payments p WHERE p.invoice = i.n AND p.attempt = i.attempts AND p.state = 0) FROM ",
+            $from
+        )
+    };
+}
 
 const PAYMENT_WITH_INVOICE: &str = concat!(
     "SELECT ",
@@ -113,7 +120,7 @@ impl Reader for SqliteReader {
     fn invoice(&self, id: &InvoiceId) -> Result<Option<InvoiceRecord>, StoreError> {
         self.with(|connection| {
             let mut statement = connection
-                .prepare_cached(&format!("{INVOICE_WITH_NEXT} WHERE i.id = ?1"))
+                .prepare_cached(concat!(invoices_with_next!(), " WHERE i.id = ?1"))
                 .map_err(sort)?;
             let mut found = statement.query([id.as_str()]).map_err(sort)?;
             found.next().map_err(sort)?.map(invoice_record).transpose()
@@ -125,38 +132,27 @@ impl Reader for SqliteReader {
         query: InvoiceQuery,
         each: &mut dyn FnMut(InvoiceRecord) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        let (beyond, order) = if query.ascending {
-            (">", "ASC")
-        } else {
-            ("<", "DESC")
-        };
         let start = if query.ascending { 0 } else { i64::MAX };
         let after = query
             .after
             .map_or(start, |after| i64::try_from(after).unwrap_or(i64::MAX));
-        let mut values = vec![
-            Value::Integer(after),
-            Value::Integer(i64::try_from(query.limit).unwrap_or(i64::MAX)),
-        ];
-        let status = match query.status {
-            Some(status) => {
-                values.push(Value::Integer(status_code(status)));
-                "AND i.status = ?3"
-            }
-            None => "",
-        };
-        let sql = format!(
-            "{INVOICE_WITH_NEXT} WHERE i.n {beyond} ?1 {status} ORDER BY i.n {order} LIMIT ?2"
-        );
-        self.with(|connection| {
-            let mut statement = connection.prepare_cached(&sql).map_err(sort)?;
-            let mut found = statement.query(params_from_iter(values)).map_err(sort)?;
-            while let Some(row) = found.next().map_err(sort)? {
-                if each(invoice_record(row)?).is_break() {
-                    break;
-                }
-            }
-            Ok(())
+        let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
+        self.snapshot(|connection| {
+            let Some(status) = query.status else {
+                let sql = if query.ascending {
+                    concat!(
+                        invoices_with_next!(),
+                        " WHERE i.n > ?1 ORDER BY i.n LIMIT ?2"
+                    )
+                } else {
+                    concat!(
+                        invoices_with_next!(),
+                        " WHERE i.n < ?1 ORDER BY i.n DESC LIMIT ?2"
+                    )
+                };
+                return list(connection, sql, &[after, limit], each).map(|_| ());
+            };
+            in_status(connection, (status, query.ascending, after, limit), each)
         })
     }
 
@@ -293,6 +289,74 @@ impl Reader for SqliteReader {
             })
         })
     }
+}
+
+/// Who takes invoices, until it breaks off.
+type Each<'a> = &'a mut dyn FnMut(InvoiceRecord) -> ControlFlow<()>;
+
+/// Gives each invoice that a statement finds. Says how many it gave, or that there shall be no more.
+fn list(
+    connection: &Connection,
+    sql: &str,
+    values: &[i64],
+    each: Each<'_>,
+) -> Result<ControlFlow<(), i64>, StoreError> {
+    let mut statement = connection.prepare_cached(sql).map_err(sort)?;
+    let mut found = statement.query(params_from_iter(values)).map_err(sort)?;
+    let mut given = 0;
+    while let Some(row) = found.next().map_err(sort)? {
+        if each(invoice_record(row)?).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        given += 1;
+    }
+    Ok(ControlFlow::Continue(given))
+}
+
+/// The invoices in a status: those that the late index has, and those that are too new for it, in the order asked for.
+fn in_status(
+    connection: &Connection,
+    (status, ascending, after, limit): (InvoiceStatus, bool, i64, i64),
+    each: Each<'_>,
+) -> Result<(), StoreError> {
+    let until = late::until(connection, late::IN_STATUS).map_err(sort)?;
+    let status = status_code(status);
+    // The status of the row counts; the index says where to look. The plus keeps the order from being chosen anew.
+    let (indexed, newest) = if ascending {
+        (
+            concat!(
+                invoices_with_next!("invoices_in_status s CROSS JOIN invoices i ON i.n = s.n"),
+                " WHERE s.status = ?3 AND s.n > ?1 AND s.n <= ?4 AND +i.status = ?3 ORDER BY s.n LIMIT ?2"
+            ),
+            concat!(
+                invoices_with_next!(),
+                " WHERE i.n > ?1 AND i.n > ?4 AND +i.status = ?3 ORDER BY i.n LIMIT ?2"
+            ),
+        )
+    } else {
+        (
+            concat!(
+                invoices_with_next!("invoices_in_status s CROSS JOIN invoices i ON i.n = s.n"),
+                " WHERE s.status = ?3 AND s.n < ?1 AND s.n <= ?4 AND +i.status = ?3 ORDER BY s.n DESC LIMIT ?2"
+            ),
+            concat!(
+                invoices_with_next!(),
+                " WHERE i.n < ?1 AND i.n > ?4 AND +i.status = ?3 ORDER BY i.n DESC LIMIT ?2"
+            ),
+        )
+    };
+    let mut left = limit;
+    for sql in if ascending {
+        [indexed, newest]
+    } else {
+        [newest, indexed]
+    } {
+        match list(connection, sql, &[after, left, status, until], each)? {
+            ControlFlow::Continue(given) if given < left => left -= given,
+            _ => break,
+        }
+    }
+    Ok(())
 }
 
 /// Sequence and bytes, oldest first.

@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_answers_by_events.sql"),
     include_str!("migrations/0006_answer_keys.sql"),
     include_str!("migrations/0007_events_of_an_invoice.sql"),
+    include_str!("migrations/0008_invoices_in_status.sql"),
 ];
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.

@@ -14,8 +14,7 @@ use crate::application::{
     Entry, EventRecord, Token, chain, decode, first_digest, is_what_its_events_say,
 };
 use crate::domain::{
-    Aggregate, Invoice, InvoiceId, InvoiceStatus, Payment, PaymentId, PaymentState, StoreId,
-    Timestamp,
+    Aggregate, InvoiceId, InvoiceStatus, Payment, PaymentId, PaymentState, StoreId, Timestamp,
 };
 
 use super::ahead::{Ahead, Look};
@@ -153,15 +152,11 @@ impl SqliteStore {
     }
 
     /// The invoice's key, which a new one gets. It waits to be written with others.
-    fn save_invoice(
-        &mut self,
-        row: Option<i64>,
-        invoice: &Invoice,
-        newest_event: Option<u64>,
-    ) -> Result<i64, StoreError> {
-        let newest_event = newest_event.map(as_stored).transpose()?;
+    fn save_invoice(&mut self, entry: &Entry) -> Result<i64, StoreError> {
+        let newest_event = entry.newest_event.map(as_stored).transpose()?;
+        let invoice = &entry.aggregate.invoice;
         let content = &invoice.content;
-        let Some(row) = row else {
+        let Some(row) = entry.row else {
             let metadata = serde_json::to_string(&content.metadata)
                 .map_err(|error| StoreError::Fatal(error.to_string()))?;
             let n = self.next_invoice()?;
@@ -174,6 +169,7 @@ impl SqliteStore {
             let added = self.waiting.invoices.add(&self.connection, row);
             self.sorted(added)?;
             self.newest_invoice = Some(n);
+            self.late.invoice(n);
             let id = content.id.as_str();
             if let Some(greatest) = self.greatest.as_mut().filter(|it| it.as_str() < id) {
                 id.clone_into(greatest);
@@ -200,11 +196,16 @@ impl SqliteStore {
                 &newest_event,
             ],
         )?;
-        if changed == 1 {
-            Ok(row)
-        } else {
-            Err(StoreError::Fatal(format!("invoice {} is gone", content.id)))
+        if changed != 1 {
+            return Err(StoreError::Fatal(format!("invoice {} is gone", content.id)));
         }
+        let statuses = (
+            status_code(entry.status_stored),
+            status_code(invoice.status),
+        );
+        let told = self.late.status(&self.connection, row, statuses);
+        self.sorted(told)?;
+        Ok(row)
     }
 
     /// Keys are given in order, from what is in the table.
@@ -653,7 +654,7 @@ impl Store for SqliteStore {
     fn save(&mut self, entry: &mut Entry) -> Result<(), StoreError> {
         let row = match entry.row {
             Some(row) if !entry.invoice_changed => row,
-            row => self.save_invoice(row, &entry.aggregate.invoice, entry.newest_event)?,
+            _ => self.save_invoice(entry)?,
         };
         for id in &entry.payments_changed {
             let Some(payment) = entry.aggregate.payment(*id) else {

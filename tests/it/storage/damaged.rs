@@ -235,6 +235,7 @@ fn a_late_index_that_hides_what_its_table_has_is_refused_and_seen_by_verify() {
     for damage in [
         "UPDATE late SET until = 3 WHERE name = 'event_types'",
         "UPDATE late SET until = 1 WHERE name = 'payment_ids'",
+        "UPDATE late SET until = 1 WHERE name = 'invoices_in_status'",
     ] {
         let mut daemon = Daemon::start();
         let body = r#"{"id":"needle-1","amount":1000}"#;
