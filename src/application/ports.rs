@@ -218,8 +218,15 @@ pub trait Store: Send {
 
     /// What will be looked for in this transaction. A store may look for much of it at once, or begin to read it where
     /// its disk is slow; one that has no use for it leaves it alone.
-    fn expect(&mut self, expected: &mut dyn Iterator<Item = Expected<'_>>) {
+    ///
+    /// # Errors
+    /// Where it cannot be looked for. The transaction may be over then, and is to be rolled back.
+    fn expect(
+        &mut self,
+        expected: &mut dyn Iterator<Item = Expected<'_>>,
+    ) -> Result<(), StoreError> {
         let _ = expected;
+        Ok(())
     }
 
     /// An invoice with its latest payment.
@@ -277,8 +284,8 @@ pub trait Store: Send {
     /// [`StoreError::Constraint`] where an invariant of the schema would break.
     fn save(&mut self, entry: &mut Entry) -> Result<(), StoreError>;
 
-    /// Appends to the log an event of the invoice with this key, which has been saved with it as its newest.
-    /// `previous` is the one that was the newest before.
+    /// Appends to the log an event of the invoice with this key, which has been saved with its newest one. `previous` is
+    /// the one before this.
     ///
     /// # Errors
     /// Where it cannot be written.

@@ -41,7 +41,7 @@ const UNIX_CONNECTIONS_MAX: usize = 512;
 /// connection that is kept alive is closed after as much silence.
 const HEADER_READ_MAX: Duration = Duration::from_secs(5);
 
-/// How far ahead a runtime's nearest timer is at most: nearer than any that a request or a connection starts.
+/// How far ahead a runtime's nearest timer is at most: nearer than those that every request and connection starts.
 const NEAREST_TIMER: Duration = Duration::from_secs(4);
 
 /// Headers, in bytes (`DESIGN.md`, section 8).

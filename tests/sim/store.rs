@@ -457,9 +457,13 @@ impl Store for ModelStore {
         )
     }
 
-    fn expect(&mut self, expected: &mut dyn Iterator<Item = Expected<'_>>) {
-        if let Some(real) = &mut self.real {
-            real.expect(expected);
+    fn expect(
+        &mut self,
+        expected: &mut dyn Iterator<Item = Expected<'_>>,
+    ) -> Result<(), StoreError> {
+        match &mut self.real {
+            Some(real) => real.expect(expected),
+            None => Ok(()),
         }
     }
 

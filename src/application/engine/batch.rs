@@ -138,10 +138,10 @@ impl<'e, S: Store> Batch<'e, S> {
     }
 
     /// Tells the store what these will have it look for.
-    pub(super) fn expect(&mut self, requests: &[Envelope]) {
+    pub(super) fn expect(&mut self, requests: &[Envelope]) -> Result<(), StoreError> {
         let Engine { store, recent, .. } = &mut *self.engine;
         let expected = |request| expected(request, recent);
-        store.expect(&mut requests.iter().flat_map(expected));
+        store.expect(&mut requests.iter().flat_map(expected))
     }
 
     /// Decides one request.

@@ -502,8 +502,8 @@ impl<S: Store> Engine<S> {
             return Ok(Vec::new());
         }
         let mut batch = Batch::begin(self, now)?;
-        batch.expect(requests);
         let result = (|| {
+            batch.expect(requests)?;
             let outcomes = requests
                 .iter()
                 .map(|request| batch.decide(request))

@@ -307,7 +307,7 @@ mod tests {
         let actor = "socket".into();
         let key = Expected::Answer(AnswerName::new(&actor, "key-1"));
         let mut expected = ids.iter().map(Expected::Invoice).chain([key]);
-        store.expect(&mut expected);
+        store.expect(&mut expected).unwrap();
         assert!(expected.next().is_none());
         for (n, id) in (0..600).step_by(2).zip(&ids) {
             let there = (1..=300).contains(&n);

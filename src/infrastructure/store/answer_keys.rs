@@ -63,7 +63,7 @@ static ENTRIES: Insert<Entry> = Insert {
     sql: [const { OnceLock::new() }; 3],
 };
 
-/// Looks for many hashes at once: which of these the table has. The last is given again where there are fewer.
+/// Looks for many hashes at once: which of these the table has. Some are given again where there are fewer.
 const FIND_MANY: &str = "SELECT hash FROM answer_keys WHERE hash IN \
      (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
 
@@ -181,7 +181,7 @@ impl AnswerKeys {
         self.moved + left.partition_point(|it| it.0 < hash)
     }
 
-    /// A transaction begins, or is over.
+    /// A transaction begins.
     pub(super) fn begin(&mut self) {
         self.absent.clear();
     }

@@ -7,10 +7,17 @@
 //! It only says where to look. What an invoice's events come to is held against its row before money moves for it, and
 //! `payd verify` counts those that it finds this way: an event that is left out shows in both.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
 
-/// The sequences of an invoice's events beyond `after`, oldest first; the invoice by its key. Takes a step for each of
-/// them.
+/// The sequences of an invoice's events, as they are found.
+pub(super) struct Sequences {
+    /// Oldest first.
+    pub(super) found: Vec<i64>,
+    /// Whether these are all. Otherwise the database is damaged.
+    pub(super) whole: bool,
+}
+
+/// The sequences of an invoice's events beyond `after`; the invoice by its key. Takes a step for each of them.
 ///
 /// # Errors
 /// Where they cannot be read.
@@ -18,8 +25,9 @@ pub(super) fn sequences(
     connection: &Connection,
     invoice: i64,
     after: i64,
-) -> rusqlite::Result<Vec<i64>> {
+) -> rusqlite::Result<Sequences> {
     let mut newest_first = Vec::new();
+    let mut whole = true;
     let mut next: Option<i64> = connection
         .prepare_cached("SELECT newest_event FROM invoices WHERE n = ?1")?
         .query_row([invoice], |row| row.get(0))
@@ -32,28 +40,33 @@ pub(super) fn sequences(
             .query_row([sequence, invoice], |row| row.get(0))
             .optional()?;
         // What leads nowhere, or among those of before, which the index has, or not back: that is damaged.
-        let Some(Some(previous)) = found else { break };
+        let Some(Some(previous)) = found.filter(|it| it.is_some_and(|it| it < sequence)) else {
+            whole = false;
+            break;
+        };
         newest_first.push(sequence);
-        next = Some(previous).filter(|it| *it < sequence);
+        next = Some(previous);
     }
-    let mut sequences: Vec<i64> = connection
+    let mut found: Vec<i64> = connection
         .prepare_cached(
             "SELECT sequence FROM events WHERE invoice = ?1 AND previous IS NULL AND sequence > ?2 ORDER BY sequence",
         )?
         .query_map([invoice, after], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    sequences.extend(newest_first.into_iter().rev());
-    Ok(sequences)
+    found.extend(newest_first.into_iter().rev());
+    Ok(Sequences { found, whole })
 }
 
-/// The JSON of all events of an invoice, oldest first.
+/// The JSON of an invoice's events, oldest first, for who holds them against its row: that some are missing shows there.
 ///
 /// # Errors
 /// Where they cannot be read.
 pub(super) fn all(connection: &Connection, invoice: i64) -> rusqlite::Result<Vec<Vec<u8>>> {
     let mut event = connection.prepare_cached("SELECT json FROM events WHERE sequence = ?1")?;
+    let bytes = |row: &Row<'_>| Ok(row.get_ref(0)?.as_bytes()?.to_vec());
     sequences(connection, invoice, 0)?
+        .found
         .into_iter()
-        .map(|sequence| event.query_row([sequence], |row| Ok(row.get_ref(0)?.as_bytes()?.to_vec())))
+        .filter_map(|sequence| event.query_row([sequence], bytes).optional().transpose())
         .collect()
 }

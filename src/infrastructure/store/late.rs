@@ -85,11 +85,12 @@ pub(super) struct Late {
 impl Late {
     /// As the database has them.
     pub(super) fn open(connection: &Connection) -> rusqlite::Result<Self> {
-        let types = "INSERT INTO event_types SELECT type, sequence FROM events \
+        // What one of them has already, since it was damaged, holds up no commit: `fault` tells of it.
+        let types = "INSERT OR IGNORE INTO event_types SELECT type, sequence FROM events \
              WHERE sequence > ?1 AND sequence <= ?2";
-        let ids = "INSERT INTO payment_ids SELECT n >> 14, id, n FROM payments \
+        let ids = "INSERT OR IGNORE INTO payment_ids SELECT n >> 14, id, n FROM payments \
              WHERE n > ?1 AND n <= ?2";
-        let statuses = "INSERT INTO invoices_in_status SELECT status, n FROM invoices \
+        let statuses = "INSERT OR IGNORE INTO invoices_in_status SELECT status, n FROM invoices \
              WHERE n > ?1 AND n <= ?2";
         Ok(Self {
             types: Index::open(connection, EVENT_TYPES, types)?,

@@ -330,7 +330,7 @@ fn in_status(
             ),
             concat!(
                 invoices_with_next!(),
-                " WHERE i.n > ?1 AND i.n > ?4 AND +i.status = ?3 ORDER BY i.n LIMIT ?2"
+                " WHERE i.n > max(?1, ?4) AND +i.status = ?3 ORDER BY i.n LIMIT ?2"
             ),
         )
     } else {
@@ -447,14 +447,17 @@ fn events_of_invoice(
         .prepare_cached("SELECT sequence, json, type FROM events WHERE sequence = ?1")
         .map_err(sort)?;
     let mut run = Run::new(query.bytes);
-    for sequence in invoice_events::sequences(connection, invoice, after).map_err(sort)? {
+    let sequences = invoice_events::sequences(connection, invoice, after).map_err(sort)?;
+    let damaged = || StoreError::BadRow("an invoice's events are not all there".to_owned());
+    if !sequences.whole {
+        return Err(damaged());
+    }
+    for sequence in sequences.found {
         if run.events.len() >= query.limit {
             break;
         }
         let mut found = statement.query([sequence]).map_err(sort)?;
-        let Some(row) = found.next().map_err(sort)? else {
-            continue;
-        };
+        let row = found.next().map_err(sort)?.ok_or_else(damaged)?;
         let kind: i64 = row.get(2).map_err(sort)?;
         if (types.is_empty() || types.contains(&kind)) && run.add(row)? {
             return Ok((run.events, true));

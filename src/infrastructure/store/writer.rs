@@ -439,19 +439,17 @@ impl Store for SqliteStore {
         self.execute("BEGIN IMMEDIATE", &[]).map(|_| ())
     }
 
-    fn expect(&mut self, expected: &mut dyn Iterator<Item = Expected<'_>>) {
+    fn expect(
+        &mut self,
+        expected: &mut dyn Iterator<Item = Expected<'_>>,
+    ) -> Result<(), StoreError> {
         if !self.ahead.is_on() {
             let hashes = expected.filter_map(|it| match it {
                 Expected::Answer(name) => Some(name.hash),
                 Expected::Invoice(_) => None,
             });
-            let keys = known(&mut self.answer_keys, &self.connection);
-            let looked = keys.and_then(|keys| keys.expect(&self.connection, hashes).map_err(sort));
-            if let Err(error) = looked {
-                // Each of them is looked for by itself then, and fails by itself.
-                tracing::debug!(%error, "idempotency keys could not be looked for together");
-            }
-            return;
+            let keys = known(&mut self.answer_keys, &self.connection)?;
+            return keys.expect(&self.connection, hashes).map_err(sort);
         }
         let greatest = self.greatest.as_deref();
         self.ahead.expect(expected.filter_map(|it| match it {
@@ -459,6 +457,7 @@ impl Store for SqliteStore {
             Expected::Invoice(id) => Some(Look::Invoice(id.clone())),
             Expected::Answer(name) => Some(Look::Key(name.hash)),
         }));
+        Ok(())
     }
 
     fn load(&mut self, id: &InvoiceId) -> Result<Option<Entry>, StoreError> {
@@ -509,7 +508,10 @@ impl Store for SqliteStore {
             self.sorted(written)?;
             self.held_against_the_log(n, &aggregate)?;
         }
-        let newest_event = newest_event.and_then(|it| u64::try_from(it).ok());
+        let newest_event = newest_event
+            .map(u64::try_from)
+            .transpose()
+            .map_err(|error| StoreError::BadRow(format!("invoices.newest_event: {error}")))?;
         Ok(Some(Entry::loaded(aggregate, n, newest_event)))
     }
 

@@ -858,6 +858,15 @@ fn events_of_before_are_an_invoices_as_those_that_follow() {
             assert_eq!(read(its[0], &made, 1), [0; 0], "{id}");
         }
     }
+    // A chain that is broken is no answer.
+    let broken = "DROP TRIGGER events_never_change; UPDATE events SET previous = sequence WHERE previous > 0";
+    bench.database().execute_batch(broken).unwrap();
+    let query = EventQuery {
+        invoice: Some(InvoiceId::parse("a").unwrap()),
+        limit: 1,
+        ..EventQuery::default()
+    };
+    assert!(bench.reader().events(&query).is_err());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use payd::domain::Refusal;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
-use super::bench::{Bench, approved, invoice, pay};
+use super::bench::{Bench, approved, invoice, key, pay};
 use super::faulty::Wrong;
 
 #[test]
@@ -201,4 +201,41 @@ fn a_read_that_fails_during_payds_own_work_ends_the_process() {
     bench.restart();
     assert_eq!(bench.state("inv-1"), ("PROCESSING", vec!["UNKNOWN"]));
     bench.verify();
+}
+
+/// SQLite ends the transaction where it cannot read, and what came after would be committed row by row.
+#[test]
+fn keys_that_cannot_be_looked_for_end_the_process_and_nothing_of_the_batch_is_there() {
+    let mut bench = Bench::new();
+    bench.create("inv-0").unwrap();
+    bench.fault.set(Some(Wrong::Look));
+    let mut answers = Vec::new();
+    let envelopes = (1..=40).map(|n| {
+        let (reply, answer) = oneshot::channel();
+        answers.push(answer);
+        Envelope {
+            caller: Caller {
+                actor: "test".into(),
+                traceparent: None,
+            },
+            action: Action::Create(vec![invoice(&format!("inv-{n}"), 1).into()]),
+            idempotency: key(&format!("key-{n}"), 1),
+            reply,
+        }
+    });
+    let envelopes = envelopes.collect();
+    let fatal = bench.engine.as_mut().unwrap().run(envelopes).unwrap_err();
+    assert!(fatal.to_string().contains("disk I/O error"), "{fatal}");
+    for mut answer in answers {
+        assert_eq!(answer.try_recv().unwrap_err(), TryRecvError::Empty);
+    }
+    bench.fault.set(None);
+    bench.restart();
+    assert_eq!(bench.log().len(), 1);
+    bench.verify();
+    let answers: i64 = bench
+        .database()
+        .query_row("SELECT count(*) FROM answers", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(answers, 0);
 }

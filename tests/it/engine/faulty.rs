@@ -25,6 +25,8 @@ pub(crate) enum Wrong {
     Row(&'static str),
     /// No row can be read: the disk fails.
     Read,
+    /// The same, where the batch's idempotency keys are looked for.
+    Look,
 }
 
 impl Fault {
@@ -70,11 +72,14 @@ impl Store for Faulty {
                 self.store.rollback();
                 Err(StoreError::Fatal("disk I/O error".to_owned()))
             }
-            Some(Wrong::Row(_) | Wrong::Read) | None => self.store.commit(),
+            Some(Wrong::Row(_) | Wrong::Read | Wrong::Look) | None => self.store.commit(),
         }
     }
 
-    fn expect(&mut self, expected: &mut dyn Iterator<Item = Expected<'_>>) {
+    fn expect(
+        &mut self,
+        expected: &mut dyn Iterator<Item = Expected<'_>>,
+    ) -> Result<(), StoreError> {
         let expected: Vec<_> = expected.collect();
         self.said
             .lock()
@@ -83,7 +88,12 @@ impl Store for Faulty {
                 Expected::Invoice(id) => id.to_string(),
                 Expected::Answer(name) => format!("{} of {}", name.key, name.actor),
             }));
-        self.store.expect(&mut expected.into_iter());
+        if matches!(self.fault.get(), Some(Wrong::Look)) {
+            // As SQLite does where it cannot read: the transaction is over, and what follows is none.
+            self.store.rollback();
+            return Err(StoreError::Fatal("disk I/O error".to_owned()));
+        }
+        self.store.expect(&mut expected.into_iter())
     }
 
     fn info(&mut self) -> Result<StoreInfo, StoreError> {

@@ -8,6 +8,6 @@ CREATE TABLE invoices_in_status (
   PRIMARY KEY (status, n)
 ) STRICT, WITHOUT ROWID;
 
-DROP INDEX invoices_by_status;
 INSERT INTO invoices_in_status SELECT status, n FROM invoices ORDER BY status, n;
+DROP INDEX invoices_by_status;
 INSERT INTO late SELECT 'invoices_in_status', coalesce(max(n), 0) FROM invoices;
