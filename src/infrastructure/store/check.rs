@@ -9,7 +9,7 @@ use crate::application::ports::StoreError;
 use crate::application::{LogRow, TableRow, TokenRow, VerifySource};
 use crate::domain::{Aggregate, StoreId};
 
-use super::error::sort;
+use super::error::{sort, sort_row};
 use super::invoice_events;
 use super::late;
 use super::open::{OpenError, open_reader};
@@ -115,14 +115,21 @@ impl VerifySource for SqliteCheck {
             let name = row
                 .get::<_, String>(1)
                 .unwrap_or_else(|_| format!("with n = {n}"));
-            let tables = match self.aggregate(n, rows::invoice(row)) {
+            let mut tables = match self.aggregate(n, rows::invoice(row)) {
                 Err(StoreError::BadRow(why)) => Err(why),
                 other => Ok(other?),
+            };
+            let events = match invoice_events::all(&self.connection, n).map_err(sort_row) {
+                Err(StoreError::BadRow(why)) => {
+                    tables = Err(why);
+                    Vec::new()
+                }
+                other => other?,
             };
             let flow = each(TableRow {
                 name,
                 tables,
-                events: self.events(n)?,
+                events,
             });
             if flow.is_break() {
                 break;
@@ -176,9 +183,5 @@ impl SqliteCheck {
             aggregate.payments.push(rows::payment(row, 0)?);
         }
         Ok(aggregate)
-    }
-
-    fn events(&self, n: i64) -> Result<Vec<Vec<u8>>, StoreError> {
-        invoice_events::all(&self.connection, n).map_err(sort)
     }
 }

@@ -7,25 +7,24 @@
 //! It only says where to look. What an invoice's events come to is held against its row before money moves for it, and
 //! `payd verify` counts those that it finds this way: an event that is left out shows in both.
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::types::{FromSql, FromSqlResult, ValueRef};
+use rusqlite::{Connection, OptionalExtension};
 
-/// The sequences of an invoice's events, as they are found.
-pub(super) struct Sequences {
+/// What was read of an invoice's events.
+pub(super) struct Found<T> {
     /// Oldest first.
-    pub(super) found: Vec<i64>,
+    pub(super) events: Vec<T>,
     /// Whether these are all. Otherwise the database is damaged.
     pub(super) whole: bool,
 }
 
-/// The sequences of an invoice's events beyond `after`; the invoice by its key. Takes a step for each of them.
-///
-/// # Errors
-/// Where they cannot be read.
-pub(super) fn sequences(
+/// Reads a column of each event of an invoice beyond `after`; the invoice by its key. Takes a step for each of them.
+/// The statements are for an event of the chain, with the one before it, and for those of before there was one.
+fn walk<T: FromSql>(
     connection: &Connection,
-    invoice: i64,
-    after: i64,
-) -> rusqlite::Result<Sequences> {
+    (invoice, after): (i64, i64),
+    [chained, of_before]: [&str; 2],
+) -> rusqlite::Result<Found<T>> {
     let mut newest_first = Vec::new();
     let mut whole = true;
     let mut next: Option<i64> = connection
@@ -33,40 +32,63 @@ pub(super) fn sequences(
         .query_row([invoice], |row| row.get(0))
         .optional()?
         .flatten();
-    let mut before = connection
-        .prepare_cached("SELECT previous FROM events WHERE sequence = ?1 AND invoice = ?2")?;
+    let mut chained = connection.prepare_cached(chained)?;
     while let Some(sequence) = next.filter(|it| *it > after) {
-        let found: Option<Option<i64>> = before
-            .query_row([sequence, invoice], |row| row.get(0))
+        let found: Option<(T, Option<i64>)> = chained
+            .query_row([sequence, invoice], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
         // What leads nowhere, or among those of before, which the index has, or not back: that is damaged.
-        let Some(Some(previous)) = found.filter(|it| it.is_some_and(|it| it < sequence)) else {
+        let Some((event, Some(previous))) =
+            found.filter(|(_, before)| before.is_some_and(|it| it < sequence))
+        else {
             whole = false;
             break;
         };
-        newest_first.push(sequence);
+        newest_first.push(event);
         next = Some(previous);
     }
-    let mut found: Vec<i64> = connection
-        .prepare_cached(
-            "SELECT sequence FROM events WHERE invoice = ?1 AND previous IS NULL AND sequence > ?2 ORDER BY sequence",
-        )?
+    let mut events: Vec<T> = connection
+        .prepare_cached(of_before)?
         .query_map([invoice, after], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    found.extend(newest_first.into_iter().rev());
-    Ok(Sequences { found, whole })
+    events.extend(newest_first.into_iter().rev());
+    Ok(Found { events, whole })
 }
 
-/// The JSON of an invoice's events, oldest first, for who holds them against its row: that some are missing shows there.
+/// The sequences of an invoice's events beyond `after`.
+///
+/// # Errors
+/// Where they cannot be read.
+pub(super) fn sequences(
+    connection: &Connection,
+    invoice: i64,
+    after: i64,
+) -> rusqlite::Result<Found<i64>> {
+    let sql = [
+        "SELECT sequence, previous FROM events WHERE sequence = ?1 AND invoice = ?2",
+        "SELECT sequence FROM events WHERE invoice = ?1 AND previous IS NULL AND sequence > ?2 ORDER BY sequence",
+    ];
+    walk(connection, (invoice, after), sql)
+}
+
+/// The JSON of an invoice's events, for who holds them against its row: that some are missing shows there.
 ///
 /// # Errors
 /// Where they cannot be read.
 pub(super) fn all(connection: &Connection, invoice: i64) -> rusqlite::Result<Vec<Vec<u8>>> {
-    let mut event = connection.prepare_cached("SELECT json FROM events WHERE sequence = ?1")?;
-    let bytes = |row: &Row<'_>| Ok(row.get_ref(0)?.as_bytes()?.to_vec());
-    sequences(connection, invoice, 0)?
-        .found
-        .into_iter()
-        .filter_map(|sequence| event.query_row([sequence], bytes).optional().transpose())
-        .collect()
+    let sql = [
+        "SELECT json, previous FROM events WHERE sequence = ?1 AND invoice = ?2",
+        "SELECT json FROM events WHERE invoice = ?1 AND previous IS NULL AND sequence > ?2 ORDER BY sequence",
+    ];
+    let found = walk::<Bytes>(connection, (invoice, 0), sql)?;
+    Ok(found.events.into_iter().map(|it| it.0).collect())
+}
+
+/// A value as it is, text that is none included.
+struct Bytes(Vec<u8>);
+
+impl FromSql for Bytes {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(Self(value.as_bytes()?.to_vec()))
+    }
 }

@@ -452,7 +452,7 @@ fn events_of_invoice(
     if !sequences.whole {
         return Err(damaged());
     }
-    for sequence in sequences.found {
+    for sequence in sequences.events {
         if run.events.len() >= query.limit {
             break;
         }

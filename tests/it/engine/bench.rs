@@ -160,23 +160,7 @@ impl Bench {
         &mut self,
         requests: Vec<(Action, Option<Idempotency>)>,
     ) -> Vec<Result<Outcome, SubmitError>> {
-        let mut answers = Vec::new();
-        let envelopes = requests
-            .into_iter()
-            .map(|(action, idempotency)| {
-                let (reply, answer) = oneshot::channel();
-                answers.push(answer);
-                Envelope {
-                    caller: Caller {
-                        actor: "test".into(),
-                        traceparent: None,
-                    },
-                    action,
-                    idempotency,
-                    reply,
-                }
-            })
-            .collect();
+        let (envelopes, answers) = envelopes(requests);
         self.engine.as_mut().unwrap().run(envelopes).unwrap();
         answers
             .into_iter()
@@ -353,6 +337,31 @@ impl Bench {
     pub(crate) fn database(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(&self.path).unwrap()
     }
+}
+
+/// Requests as the engine takes them, and where their answers come.
+pub(crate) fn envelopes(
+    requests: Vec<(Action, Option<Idempotency>)>,
+) -> (
+    Vec<Envelope>,
+    Vec<oneshot::Receiver<Result<Outcome, SubmitError>>>,
+) {
+    requests
+        .into_iter()
+        .map(|(action, idempotency)| {
+            let (reply, answer) = oneshot::channel();
+            let envelope = Envelope {
+                caller: Caller {
+                    actor: "test".into(),
+                    traceparent: None,
+                },
+                action,
+                idempotency,
+                reply,
+            };
+            (envelope, answer)
+        })
+        .unzip()
 }
 
 pub(crate) fn invoice(id: &str, amount: u64) -> NewInvoice {

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use payd::application::Places;
-use payd::application::request::{Action, Caller, Envelope, Outcome, SubmitError};
+use payd::application::request::{Action, Outcome, SubmitError};
 use payd::domain::Refusal;
-use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
-use super::bench::{Bench, approved, invoice, key, pay};
+use super::bench::{Bench, approved, envelopes, invoice, key, pay};
 use super::faulty::Wrong;
 
 #[test]
@@ -21,28 +20,10 @@ fn after_a_commit_whose_fate_nobody_knows_nothing_is_answered_sent_or_told() {
         let told = *head.borrow();
 
         bench.fault.set(Some(wrong));
-        let (reply, mut answer) = oneshot::channel();
-        let (claim_reply, mut claimed) = oneshot::channel();
-        let caller = || Caller {
-            actor: "test".into(),
-            traceparent: None,
-        };
-        let envelopes = vec![
-            Envelope {
-                caller: caller(),
-                action: pay("inv-0"),
-                idempotency: None,
-                reply,
-            },
-            Envelope {
-                caller: caller(),
-                action: Action::ClaimDue {
-                    places: Places::new(8),
-                },
-                idempotency: None,
-                reply: claim_reply,
-            },
-        ];
+        let places = Places::new(8);
+        let requests = vec![(pay("inv-0"), None), (Action::ClaimDue { places }, None)];
+        let (envelopes, answers) = envelopes(requests);
+        let [mut answer, mut claimed] = <[_; 2]>::try_from(answers).unwrap();
         let fatal = bench.engine.as_mut().unwrap().run(envelopes).unwrap_err();
         assert!(fatal.to_string().contains("disk I/O error"), "{fatal}");
         // Not even that it is over: a caller who hears so would think that nothing has happened.
@@ -209,21 +190,11 @@ fn keys_that_cannot_be_looked_for_end_the_process_and_nothing_of_the_batch_is_th
     let mut bench = Bench::new();
     bench.create("inv-0").unwrap();
     bench.fault.set(Some(Wrong::Look));
-    let mut answers = Vec::new();
-    let envelopes = (1..=40).map(|n| {
-        let (reply, answer) = oneshot::channel();
-        answers.push(answer);
-        Envelope {
-            caller: Caller {
-                actor: "test".into(),
-                traceparent: None,
-            },
-            action: Action::Create(vec![invoice(&format!("inv-{n}"), 1).into()]),
-            idempotency: key(&format!("key-{n}"), 1),
-            reply,
-        }
+    let requests = (1..=40).map(|n| {
+        let create = Action::Create(vec![invoice(&format!("inv-{n}"), 1).into()]);
+        (create, key(&format!("key-{n}"), 1))
     });
-    let envelopes = envelopes.collect();
+    let (envelopes, answers) = envelopes(requests.collect());
     let fatal = bench.engine.as_mut().unwrap().run(envelopes).unwrap_err();
     assert!(fatal.to_string().contains("disk I/O error"), "{fatal}");
     for mut answer in answers {
