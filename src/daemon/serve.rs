@@ -184,7 +184,7 @@ fn prepare(settings: &Settings, places: &Places, passed: Passed) -> Result<Parts
     let today = SystemClock::start(i64::MIN);
     let mut store = open_writer(&path, new_uuid(&today)).map_err(|error| broken(&error))?;
     remove_leftovers(&path);
-    let reader = SqliteReader::open(&path).map_err(|error| broken(&error))?;
+    let reader = store.reader().map_err(|error| broken(&error))?;
     let info = store.info().map_err(|error| broken(&error))?;
     let newest = info.head.time.map_or(i64::MIN, |time| time.as_millis());
     let clock = SystemClock::go_on(&places.clock(), newest);

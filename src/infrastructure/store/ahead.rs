@@ -1,6 +1,6 @@
 //! Looks for what a batch is about to look for, where the disk has to be asked.
 //!
-//! An invoice's id that is in no order has a page of the index to itself, and so has an idempotency key. Where the
+//! An invoice's id has a page of its index to itself, once that is large, and so has an idempotency key. Where the
 //! kernel does not have that page in memory, the writer waits for the disk, for one after the other; the disk itself
 //! can do many at once. So where lookups turn out to be slow, threads with connections of their own look for all that a
 //! batch names while the writer goes through it: they get ahead of it, and it finds in memory what they have read.
@@ -21,7 +21,6 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::invoice_events;
 use super::open::{open_reader, set};
-use crate::domain::InvoiceId;
 
 /// Lookups at a time: a disk of a virtual machine takes 80 µs for one as for eight.
 const THREADS: usize = 8;
@@ -42,7 +41,8 @@ const CACHE: &str = "-128";
 /// What to look for.
 #[derive(Debug)]
 pub(super) enum Look {
-    Invoice(InvoiceId),
+    /// The hash of an invoice's id.
+    Invoice(i64),
     /// The hash of an idempotency key.
     Key(i64),
 }
@@ -66,14 +66,21 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn vote(&self, took: Duration) {
-        let vote = if took > SLOW { 1 } else { -1 };
+    /// So many lookups took so long, each.
+    /// So many lookups took so long together.
+    fn vote(&self, count: usize, took: Duration) {
         let limit = 2 * ENOUGH;
-        let count = |votes: i32| Some((votes + vote).clamp(-limit, limit));
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let Some(each) = took.checked_div(count) else {
+            return;
+        };
+        let votes = i32::try_from(count).map_or(limit, |it| it.min(limit));
+        let votes = if each > SLOW { votes } else { -votes };
+        let add = |standing: i32| Some((standing + votes).clamp(-limit, limit));
         // It always says yes.
         let _ = self
             .votes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 }
 
@@ -98,10 +105,10 @@ impl Ahead {
         }
     }
 
-    /// How long the writer took to look for an id. While others look ahead that says nothing of the disk.
-    pub(super) fn took(&self, time: Duration) {
+    /// How long the writer took to look for so many ids. While others look ahead that says nothing of the disk.
+    pub(super) fn took(&self, count: usize, time: Duration) {
         if !self.on {
-            self.shared.vote(time);
+            self.shared.vote(count, time);
         }
     }
 
@@ -191,7 +198,7 @@ fn run(path: &Path, shared: &Shared) {
         let found = first(&connection, &look).unwrap_or_default();
         // Of keys there may be few, which says nothing of the ids.
         if matches!(look, Look::Invoice(_)) {
-            shared.vote(started.elapsed());
+            shared.vote(1, started.elapsed());
         }
         if let Some((n, attempts)) = found {
             let _ = rest(&connection, n, attempts);
@@ -203,10 +210,12 @@ fn run(path: &Path, shared: &Shared) {
 /// The one page that is certain to be read. Of an invoice that is there: its key, and its payments.
 fn first(connection: &Connection, look: &Look) -> rusqlite::Result<Option<(i64, i64)>> {
     match look {
-        Look::Invoice(id) => connection
-            .prepare_cached("SELECT n, attempts FROM invoices WHERE id = ?1")?
-            .query_row([id.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional(),
+        Look::Invoice(hash) => {
+            let sql = "SELECT i.n, i.attempts FROM invoice_ids k CROSS JOIN invoices i ON i.n = k.n WHERE k.hash = ?1";
+            let mut statement = connection.prepare_cached(sql)?;
+            let found = statement.query_row([hash], |row| Ok((row.get(0)?, row.get(1)?)));
+            found.optional()
+        }
         Look::Key(hash) => {
             let sql = "SELECT count(length(a.body)) FROM answer_keys k JOIN answers a ON a.n = k.n WHERE k.hash = ?1";
             let mut statement = connection.prepare_cached(sql)?;
@@ -232,6 +241,7 @@ mod tests {
     use super::*;
     use crate::application::ports::{Expected, Store};
     use crate::application::request::AnswerName;
+    use crate::domain::InvoiceId;
 
     fn id(n: usize) -> InvoiceId {
         InvoiceId::parse(&format!("inv-{n}")).unwrap()
@@ -245,29 +255,25 @@ mod tests {
         let mut ahead = Ahead::new(&path);
         let slow = SLOW * 2;
         for _ in 0..1000 {
-            ahead.took(Duration::ZERO);
+            ahead.took(1, Duration::ZERO);
         }
         // Some that are slow among others say nothing.
         for n in 0..1000 {
-            ahead.took(if n % 3 == 0 { slow } else { Duration::ZERO });
+            ahead.took(1, if n % 3 == 0 { slow } else { Duration::ZERO });
             assert!(!ahead.is_on());
         }
         assert!(ahead.threads.is_empty());
         let count = (0..).take_while(|_| {
-            ahead.took(slow);
+            ahead.took(1, slow);
             !ahead.is_on()
         });
         assert_eq!(count.count(), 94);
         assert_eq!(ahead.threads.len(), THREADS);
         // From then on the threads say how it is: so many that they cannot be half slow and half not.
-        ahead.took(slow);
+        ahead.took(1, slow);
         let votes = || ahead.shared.votes.load(Ordering::Relaxed);
         assert_eq!(votes(), ENOUGH);
-        ahead.expect(
-            [Look::Key(5)]
-                .into_iter()
-                .chain((0..11).map(|n| Look::Invoice(id(n)))),
-        );
+        ahead.expect([Look::Key(5)].into_iter().chain((0..11).map(Look::Invoice)));
         while votes() == ENOUGH {
             std::thread::yield_now();
         }
@@ -283,11 +289,11 @@ mod tests {
     fn keys_are_looked_for_beside_ids_and_never_alone() {
         let ahead = Ahead::new(Path::new("there is no thread"));
         let left = || ahead.shared.queue().looks.len();
-        ahead.expect([Look::Key(1), Look::Invoice(id(1)), Look::Key(2)].into_iter());
+        ahead.expect([Look::Key(1), Look::Invoice(1), Look::Key(2)].into_iter());
         assert_eq!(left(), 3);
         ahead.expect([Look::Key(3)].into_iter());
         assert_eq!(left(), 0);
-        ahead.expect((0..2 * LOOKS_MAX).map(|n| Look::Invoice(id(n))));
+        ahead.expect((0..).map(Look::Invoice).take(2 * LOOKS_MAX));
         assert_eq!(left(), LOOKS_MAX);
     }
 
@@ -295,12 +301,17 @@ mod tests {
     fn a_writer_that_looks_ahead_finds_the_same_and_leaves_nothing_open() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(DATABASE);
-        let mut store = open_writer(&path, Uuid::from_u128(7)).unwrap();
+        let store = open_writer(&path, Uuid::from_u128(7)).unwrap();
         let invoices = "WITH RECURSIVE k (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM k WHERE n < 300)
             INSERT INTO invoices (n, id, amount, currency, metadata, status, attempts, attempts_before_round,
-              needs_attention, cancel_requested, created_at, updated_at)
-            SELECT n, 'inv-' || n, 1, 'EUR', '{}', 4, 0, 0, 0, 0, 0, 0 FROM k";
+              needs_attention, cancel_requested, created_at, updated_at, id_hash)
+            SELECT n, 'inv-' || n, 1, 'EUR', '{}', 4, 0, 0, 0, 0, 0, 0, invoice_hash('inv-' || n) FROM k;
+            INSERT INTO invoice_ids SELECT id_hash, n FROM invoices;
+            UPDATE late SET until = 300, digest = late_digest(name, 300, NULL, NULL) WHERE name = 'invoice_ids';
+            UPDATE meta SET value = printf('%016x inv-99', invoice_hash('inv-99')) WHERE name = 'greatest_invoice_id'";
         store.connection.execute_batch(invoices).unwrap();
+        drop(store);
+        let mut store = open_writer(&path, Uuid::from_u128(7)).unwrap();
         store.ahead.shared.votes.store(ENOUGH, Ordering::Relaxed);
         let ids: Vec<_> = (0..600).step_by(2).map(id).collect();
         store.begin().unwrap();

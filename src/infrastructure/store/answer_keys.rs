@@ -1,38 +1,18 @@
 //! Which answer is kept under an idempotency key.
 //!
-//! Keys are mostly random: in an index of SQLite's each takes a page to itself, read, logged and written back
-//! for it alone, which was a sixth of what a payment costs. Here the newest keys are in memory. Once there are
-//! [`STEP`] of them, they are put into the table `answer_keys` in the table's own order, a few with each commit that
-//! adds others: neighbours share their pages.
-//!
-//! Nothing is found only in memory that is not in the database: the keys themselves stand in `answers`, in the
-//! commit of what they answer, and those that the table does not have yet are read from there at a start. An entry
-//! goes with its answer, so that it never comes to mean another one.
-//!
-//! What it must never do: miss a key that is kept. A hash only says where to look; actor and key are compared.
+//! Keys are mostly random: in an index of SQLite's each took a page to itself, which was a sixth of what a payment
+//! costs. They are found by hashes (hashes.rs). An entry goes with its answer, so that it never comes to mean another.
 
-use std::collections::{HashMap, HashSet, hash_map};
-use std::sync::OnceLock;
-
-use foldhash::fast::RandomState;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use crate::application::ports::StoreError;
 use crate::application::request::{AnswerName, key_hash};
 
-use super::late;
-use super::together::Insert;
+use super::hashes::{self, Entry, Hashes, Table, table};
 
-/// The index of answers' keys, as the table `late` calls it.
-const NAME: &str = "answer_keys";
-
-/// Keys that gather in memory: a few hundred KiB. With as many, a table of a million takes a third of a page for
-/// each.
-const STEP: usize = 16 * 1024;
-
-/// Keys that go into the table for each one that is added: the table is done before as many have gathered again.
-const PACE: usize = 2;
+static TABLE: Table = table!("answer_keys");
 
 /// Makes [`key_hash`] known to SQL, for migrations and checks.
 ///
@@ -50,55 +30,10 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     })
 }
 
-/// A hash, and the number of the answer.
-type Entry = (i64, i64);
-
-static ENTRIES: Insert<Entry> = Insert {
-    into: "answer_keys (hash, n)",
-    columns: 2,
-    bind: |statement, at, (hash, n)| {
-        statement.raw_bind_parameter(at, hash)?;
-        statement.raw_bind_parameter(at + 1, n)
-    },
-    sql: [const { OnceLock::new() }; 3],
-};
-
-/// Looks for many hashes at once: which of these the table has. Some are given again where there are fewer.
-const FIND_MANY: &str = "SELECT hash FROM answer_keys WHERE hash IN \
-     (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
-
-/// How many those are.
-const MANY: usize = 16;
-
-/// As many are worth a statement of their own.
-const WORTH_IT: usize = 3;
-
-/// The number of an entry that has expired on its way into the table. Answers have numbers from 1 on.
-const GONE: i64 = 0;
-
-/// The keys that are in memory.
+/// The index, for the writer.
 #[derive(Debug)]
 pub(super) struct AnswerKeys {
-    step: usize,
-    /// The newest: numbers by hash.
-    gathering: HashMap<i64, i64, RandomState>,
-    /// Those of them whose hash another one has.
-    twins: Vec<Entry>,
-    /// Those on their way into the table, in its order, and how many of them are there.
-    moving: Vec<Entry>,
-    moved: usize,
-    /// The newest answer of which those on their way tell, or told.
-    moving_to: i64,
-    /// How far the table is complete, and how far the database says so.
-    until: i64,
-    noted: i64,
-    newest: i64,
-    /// Hashes that the table does not have, for as long as the transaction under way puts none into it.
-    absent: HashSet<i64, RandomState>,
-    /// Keys that the transaction under way has added.
-    added: usize,
-    /// Whether it has changed anything here.
-    touched: bool,
+    hashes: Hashes,
 }
 
 impl AnswerKeys {
@@ -106,84 +41,33 @@ impl AnswerKeys {
     ///
     /// # Errors
     /// SQLite's.
-    pub(super) fn open(connection: &Connection) -> rusqlite::Result<Self> {
-        Self::open_with(connection, STEP)
+    pub(super) fn open(connection: &Connection) -> Result<Self, StoreError> {
+        Self::open_with(connection, hashes::STEP)
     }
 
-    fn open_with(connection: &Connection, step: usize) -> rusqlite::Result<Self> {
-        let noted = late::until(connection, NAME)?;
-        // Of those that were on their way some are there, beyond where it is complete.
-        let sql = "SELECT a.n, a.actor, a.key FROM answers a WHERE a.n > ?1 AND NOT EXISTS \
-             (SELECT 1 FROM answer_keys k WHERE k.hash = answer_hash(a.actor, a.key) AND k.n = a.n)";
-        let missing = connection
-            .prepare_cached(sql)?
-            .query_map([noted], entry)?
-            .collect::<Result<Vec<_>, _>>()?;
-        let newest: i64 = connection
-            .prepare_cached("SELECT coalesce(max(n), 0) FROM answers")?
-            .query_row([], |row| row.get(0))?;
-        let newest = newest.max(noted);
-        let first = missing.iter().map(|(_, n)| *n).min();
-        let until = first.map_or(newest, |n| n - 1);
-        let mut keys = Self {
-            step,
-            gathering: HashMap::default(),
-            twins: Vec::new(),
-            moving: Vec::new(),
-            moved: 0,
-            moving_to: until,
-            until,
-            noted,
-            newest,
-            absent: HashSet::default(),
-            added: 0,
-            touched: false,
-        };
-        for (hash, n) in missing {
-            keys.gather(hash, n);
-        }
-        Ok(keys)
-    }
-
-    fn gather(&mut self, hash: i64, n: i64) {
-        match self.gathering.entry(hash) {
-            hash_map::Entry::Vacant(free) => {
-                free.insert(n);
+    fn open_with(connection: &Connection, step: usize) -> Result<Self, StoreError> {
+        let hashes = Hashes::open(connection, &TABLE, step, |until, each| {
+            let sql = "SELECT n, actor, key FROM answers WHERE n > ?1";
+            let mut statement = connection.prepare_cached(sql)?;
+            let mut found = statement.query([until])?;
+            while let Some(row) = found.next()? {
+                each(entry(row)?);
             }
-            hash_map::Entry::Occupied(_) => self.twins.push((hash, n)),
-        }
+            Ok(())
+        })?;
+        Ok(Self { hashes })
     }
 
     /// A number for an answer that is new, under whose hash it is found from now on.
     pub(super) fn add(&mut self, hash: i64) -> Option<i64> {
-        let n = self.newest.checked_add(1)?;
-        self.newest = n;
-        self.gather(hash, n);
-        self.added += 1;
-        self.touched = true;
+        let n = self.hashes.newest().checked_add(1)?;
+        self.hashes.add((hash, n));
         Some(n)
-    }
-
-    /// The numbers that a hash has in memory.
-    fn in_memory(&self, hash: i64) -> impl Iterator<Item = i64> {
-        let gathered = self.gathering.get(&hash).copied();
-        let twins = self.twins.iter().filter(move |it| it.0 == hash);
-        let moving = self.moving[self.place(hash)..]
-            .iter()
-            .take_while(move |it| it.0 == hash);
-        let others = twins.chain(moving).map(|(_, n)| *n);
-        gathered.into_iter().chain(others).filter(|n| *n != GONE)
-    }
-
-    /// Where a hash is among those on their way, or would be.
-    fn place(&self, hash: i64) -> usize {
-        let left = &self.moving[self.moved..];
-        self.moved + left.partition_point(|it| it.0 < hash)
     }
 
     /// A transaction begins.
     pub(super) fn begin(&mut self) {
-        self.absent.clear();
+        self.hashes.begin();
     }
 
     /// Looks for many at once: most are new, and need not be looked for one by one then.
@@ -193,24 +77,9 @@ impl AnswerKeys {
     pub(super) fn expect(
         &mut self,
         connection: &Connection,
-        hashes: impl Iterator<Item = i64>,
+        hashes: Vec<i64>,
     ) -> rusqlite::Result<()> {
-        let unknown: Vec<i64> = hashes
-            .filter(|hash| self.in_memory(*hash).next().is_none())
-            .collect();
-        for some in unknown.chunks(MANY).filter(|it| it.len() >= WORTH_IT) {
-            let mut statement = connection.prepare_cached(FIND_MANY)?;
-            for (place, hash) in some.iter().cycle().take(MANY).enumerate() {
-                statement.raw_bind_parameter(place + 1, hash)?;
-            }
-            let found: Vec<i64> = statement
-                .raw_query()
-                .mapped(|row| row.get(0))
-                .collect::<Result<_, _>>()?;
-            self.absent
-                .extend(some.iter().filter(|hash| !found.contains(hash)));
-        }
-        Ok(())
+        self.hashes.expect(connection, hashes).map(|_| ())
     }
 
     /// What `read` makes of the answer under a key, if there is one. The two statements give its row by its number, and
@@ -226,14 +95,14 @@ impl AnswerKeys {
         read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Option<T>> {
         let AnswerName { actor, key, hash } = name;
-        for n in self.in_memory(hash) {
+        for n in self.hashes.in_memory(hash) {
             let mut statement = connection.prepare_cached(by_number)?;
             let found = statement.query_row((n, key, &**actor), &read).optional()?;
             if found.is_some() {
                 return Ok(found);
             }
         }
-        if self.absent.contains(&hash) {
+        if self.hashes.is_absent(hash) {
             return Ok(None);
         }
         let mut statement = connection.prepare_cached(by_hash)?;
@@ -242,26 +111,7 @@ impl AnswerKeys {
 
     /// Whether an answer under this hash may not be in the database's tables yet.
     pub(super) fn has(&self, hash: i64) -> bool {
-        self.in_memory(hash).next().is_some()
-    }
-
-    /// Forgets one that has expired. Says whether it was here.
-    fn remove(&mut self, entry: Entry) -> bool {
-        let (hash, n) = entry;
-        if self.gathering.get(&hash) == Some(&n) {
-            self.gathering.remove(&hash);
-            return true;
-        }
-        let twins = self.twins.len();
-        self.twins.retain(|it| *it != entry);
-        if self.twins.len() < twins {
-            return true;
-        }
-        let place = self.place(hash);
-        let mut same = self.moving[place..]
-            .iter_mut()
-            .take_while(|it| it.0 == hash);
-        same.find(|it| it.1 == n).map(|it| it.1 = GONE).is_some()
+        self.hashes.has(hash)
     }
 
     /// Drops answers that were born before this age, of the oldest so many. Says how many those were.
@@ -280,12 +130,8 @@ impl AnswerKeys {
             .query_map([age, limit], entry)?
             .collect::<Result<Vec<_>, _>>()?;
         for entry in &expired {
-            self.touched = true;
-            if !self.remove(*entry) {
-                connection
-                    .prepare_cached("DELETE FROM answer_keys WHERE hash = ?1 AND n = ?2")?
-                    .execute(*entry)?;
-            }
+            let delete = "DELETE FROM answer_keys WHERE hash = ?1 AND n = ?2";
+            self.hashes.remove(connection, *entry, delete)?;
             connection
                 .prepare_cached("DELETE FROM answers WHERE n = ?1")?
                 .execute([entry.1])?;
@@ -298,53 +144,17 @@ impl AnswerKeys {
     /// # Errors
     /// SQLite's.
     pub(super) fn bring(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        if self.added == 0 {
-            return Ok(());
-        }
-        if self.moving.is_empty() {
-            if self.gathering.len() + self.twins.len() < self.step {
-                return Ok(());
-            }
-            self.moving.extend(self.gathering.drain());
-            self.moving.append(&mut self.twins);
-            self.moving.sort_unstable();
-            self.moved = 0;
-            self.moving_to = self.newest;
-        }
-        let count = self.added.saturating_mul(PACE);
-        let left = &self.moving[self.moved..];
-        let these = &left[..count.min(left.len())];
-        self.absent.clear();
-        if these.iter().any(|it| it.1 == GONE) {
-            let there: Vec<Entry> = these.iter().copied().filter(|it| it.1 != GONE).collect();
-            ENTRIES.write(connection, &there)?;
-        } else {
-            ENTRIES.write(connection, these)?;
-        }
-        self.moved += these.len();
-        if self.moved == self.moving.len() {
-            self.moving.clear();
-            self.moved = 0;
-            self.until = self.moving_to;
-        }
-        if self.until != self.noted {
-            connection
-                .prepare_cached("UPDATE late SET until = ?2 WHERE name = ?1")?
-                .execute((NAME, self.until))?;
-            self.noted = self.until;
-        }
-        Ok(())
+        self.hashes.bring(connection).map(|_| ())
     }
 
     /// It is committed.
     pub(super) fn committed(&mut self) {
-        self.added = 0;
-        self.touched = false;
+        self.hashes.committed();
     }
 
-    /// Whether what is here is not what the database has, once the transaction under way is rolled back.
-    pub(super) const fn is_touched(&self) -> bool {
-        self.touched
+    /// It is rolled back. Says whether this is again as it was before; if not, it is to be opened anew.
+    pub(super) fn rolled_back(&mut self) -> bool {
+        self.hashes.rolled_back()
     }
 }
 
@@ -366,21 +176,8 @@ fn bytes(value: ValueRef<'_>) -> &[u8] {
 /// # Errors
 /// Where it cannot be read.
 pub(super) fn fault(connection: &Connection) -> rusqlite::Result<Option<String>> {
-    let sql = "SELECT \
-         (SELECT count(*) FROM answers WHERE n <= ?1), \
-         (SELECT count(*) FROM answer_keys WHERE n <= ?1), \
-         (SELECT count(*) FROM answer_keys), \
-         (SELECT count(*) FROM answer_keys k JOIN answers a ON a.n = k.n WHERE k.hash = answer_hash(a.actor, a.key))";
-    let until = late::until(connection, NAME)?;
-    let (answers, complete, all, right): (i64, i64, i64, i64) =
-        connection.query_row(sql, [until], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })?;
-    Ok((answers != complete || all != right).then(|| {
-        format!(
-            "the index of idempotency keys has {all} entries of which {right} are right, and {complete} for {answers} answers"
-        )
-    }))
+    let rows = "SELECT n, answer_hash(actor, key) AS hash FROM answers";
+    hashes::fault(connection, &TABLE, rows, "idempotency keys")
 }
 
 #[cfg(test)]
@@ -388,7 +185,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::sync::Arc;
 
-    use super::super::schema;
+    use super::super::{late, schema};
     use super::*;
 
     /// Few enough that a test goes through many rounds of gathering and moving.
@@ -463,8 +260,7 @@ mod tests {
                 let all: Vec<_> = asked.iter().cloned().chain(others).collect();
                 let actor = "socket".into();
                 let hashes = all.iter().map(|key| name(&actor, key).hash);
-                keys.expect(&connection, hashes).unwrap();
-                looked += keys.absent.len();
+                looked += keys.hashes.expect(&connection, hashes.collect()).unwrap();
             }
             for key in asked {
                 let standing = kept.get(&key).map(|(n, _)| *n);
@@ -472,7 +268,7 @@ mod tests {
                 assert_eq!(find(&connection, &keys, ("somebody else", &key)), None);
                 if standing.is_none() {
                     keep(&connection, &mut keys, ("socket", &key), age);
-                    kept.insert(key, (keys.newest, age));
+                    kept.insert(key, (keys.hashes.newest(), age));
                 }
             }
             if chance.below(4) == 0 {
@@ -496,7 +292,7 @@ mod tests {
             if chance.below(if flood { 2 } else { 5 }) == 0 {
                 connection.execute_batch("ROLLBACK").unwrap();
                 kept = before;
-                if keys.is_touched() {
+                if !keys.rolled_back() {
                     keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
                 }
             } else {
@@ -508,7 +304,7 @@ mod tests {
             if chance.below(30) == 0 {
                 keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
             }
-            moved = moved.max(keys.until);
+            moved = moved.max(late::until(&connection, TABLE.name).unwrap());
             assert_eq!(fault(&connection).unwrap(), None, "{age}");
             for (key, (n, _)) in &kept {
                 assert_eq!(find(&connection, &keys, ("socket", key)), Some(*n), "{key}");
@@ -523,7 +319,7 @@ mod tests {
         let connection = database();
         let mut keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
         let (mut counts, mut greatest) = (Vec::new(), i64::MIN);
-        for n in 0..24 {
+        for n in 0..32 {
             keep(&connection, &mut keys, ("socket", &format!("key-{n}")), 0);
             keys.bring(&connection).unwrap();
             keys.committed();
@@ -536,9 +332,10 @@ mod tests {
             }
             counts.push(count);
         }
-        assert_eq!(counts[..15], [0; 15]);
-        assert_eq!(counts[15..], [2, 4, 6, 8, 10, 12, 14, 16, 16]);
-        assert_eq!(keys.until, 16);
+        assert_eq!(counts[..16], [0; 16]);
+        let one_by_one: Vec<_> = (1..=16).collect();
+        assert_eq!(counts[16..], one_by_one);
+        assert_eq!(late::until(&connection, TABLE.name).unwrap(), 16);
     }
 
     #[test]
@@ -547,9 +344,9 @@ mod tests {
         let mut keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
         keep(&connection, &mut keys, ("socket", "one"), 0);
         // As if two keys had the same hash, in memory and in the table.
-        keys.gathering.insert(key_hash(b"socket", b"other"), 1);
+        keys.hashes.add((key_hash(b"socket", b"other"), 1));
         assert_eq!(find(&connection, &keys, ("socket", "other")), None);
-        keys.gathering.clear();
+        assert!(keys.rolled_back());
         for name in ["one", "other"] {
             let row = (key_hash(b"socket", name.as_bytes()), 1);
             connection

@@ -11,6 +11,7 @@ use crate::domain::{Aggregate, StoreId};
 
 use super::error::{sort, sort_row};
 use super::invoice_events;
+use super::invoice_ids;
 use super::late;
 use super::open::{OpenError, open_reader};
 use super::rows::{self, invoice_columns, payment_columns, type_of};
@@ -52,7 +53,11 @@ impl VerifySource for SqliteCheck {
         if let Err(error) = schema::guarded(&self.connection) {
             return Ok(Some(error.to_string()));
         }
-        late::fault(&self.connection).map_err(sort)
+        if let Some(fault) = late::fault(&self.connection).map_err(sort)? {
+            return Ok(Some(fault));
+        }
+        let changed = invoice_ids::changed(&self.connection).map_err(sort)?;
+        Ok((changed > 0).then(|| format!("{changed} invoices have other ids than they had")))
     }
 
     fn extent(&self) -> Result<(u64, u64), StoreError> {

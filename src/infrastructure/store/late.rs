@@ -10,7 +10,7 @@
 
 use rusqlite::Connection;
 
-use super::answer_keys;
+use super::{answer_keys, invoice_ids};
 
 /// Rows after which an index is brought up to date. It takes a millisecond or two, of which the commits in
 /// between are spared more.
@@ -213,5 +213,8 @@ pub(super) fn fault(connection: &Connection) -> rusqlite::Result<Option<String>>
             )));
         }
     }
-    answer_keys::fault(connection)
+    match answer_keys::fault(connection)? {
+        None => invoice_ids::fault(connection),
+        fault => Ok(fault),
+    }
 }

@@ -11,6 +11,8 @@ use crate::application::ports::StoreError;
 
 use super::answer_keys::{self, AnswerKeys};
 use super::checkpoint::Checkpointer;
+use super::hashes;
+use super::invoice_ids::{self, InvoiceIds};
 use super::late::{self, Late};
 use super::mark::{MARK, Mark, Position};
 use super::room::{self, beside};
@@ -222,6 +224,7 @@ fn open(path: &Path, new_id: Uuid) -> Result<SqliteStore, OpenError> {
     }
     schema::migrate(&mut connection, path)?;
     schema::guarded(&connection)?;
+    schema::whole(&connection)?;
     if size(&connection)? <= CHECKED_BYTES_MAX
         && let Some(fault) = late::fault(&connection)?
     {
@@ -231,7 +234,11 @@ fn open(path: &Path, new_id: Uuid) -> Result<SqliteStore, OpenError> {
     // and keys, as many writes as the log has. A migration before this may have to sort more than belongs in memory.
     set(&connection, "temp_store", "MEMORY", "2")?;
     let late = Late::open(&connection)?;
+    // Rows that are read once need not stay.
+    set(&connection, "cache_size", READER_CACHE, READER_CACHE)?;
     let answer_keys = AnswerKeys::open(&connection)?;
+    let invoice_ids = InvoiceIds::open(&connection)?;
+    set(&connection, "cache_size", WRITER_CACHE, WRITER_CACHE)?;
     name(&connection, new_id)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     let mark = Mark::keep(&mark, position(&connection)?);
@@ -243,6 +250,7 @@ fn open(path: &Path, new_id: Uuid) -> Result<SqliteStore, OpenError> {
         mark,
         late,
         answer_keys,
+        invoice_ids,
     ))
 }
 
@@ -313,6 +321,8 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenE
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "trusted_schema", "OFF")?;
     answer_keys::register(&connection)?;
+    invoice_ids::register(&connection)?;
+    hashes::register(&connection)?;
     // A damaged page is an error when it is read, and not something else's content.
     connection.pragma_update(None, "cell_size_check", "ON")?;
     Ok(connection)

@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+use rusqlite::{Connection, Row, params_from_iter};
 
 use crate::application::Upkeep;
 use crate::application::ports::{
@@ -13,7 +13,9 @@ use crate::application::ports::{
 use crate::domain::{InvoiceId, InvoiceStatus, PaymentId, PaymentState, Timestamp};
 
 use super::error::sort;
+use super::hashes::Recent;
 use super::invoice_events;
+use super::invoice_ids;
 use super::late;
 use super::open::{OpenError, open_reader};
 use super::rows::{
@@ -29,19 +31,40 @@ const IDLE_MAX: usize = 16;
 pub struct SqliteReader {
     pub(super) path: PathBuf,
     pub(super) idle: Mutex<Vec<Connection>>,
+    /// The ids of new invoices, which the writer has in memory.
+    pub(super) recent_ids: Option<Arc<Recent>>,
 }
 
 impl SqliteReader {
-    /// Readers of the database at `path`.
+    /// Readers of the database at `path`, whose writer is somewhere else, or nowhere: of invoices that are too new for
+    /// the index of ids they look through all. [`SqliteStore::reader`](super::SqliteStore::reader) gives those that
+    /// need not.
     ///
     /// # Errors
     /// Where it cannot be opened.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::with_ids(path, None)
+    }
+
+    /// Beside the writer that has these ids in memory.
+    pub(super) fn beside(path: &Path, recent_ids: Arc<Recent>) -> Result<Self, OpenError> {
+        Self::with_ids(path, Some(recent_ids))
+    }
+
+    fn with_ids(path: &Path, recent_ids: Option<Arc<Recent>>) -> Result<Self, OpenError> {
         let first = open_reader(path)?;
         Ok(Self {
             path: path.to_owned(),
             idle: Mutex::new(vec![first]),
+            recent_ids,
         })
+    }
+
+    /// The number of the invoice with this id. Never changes, so it need not be of the snapshot that it is used in; and
+    /// an invoice that is newer than that is not in it.
+    fn number(&self, id: &InvoiceId) -> Result<Option<i64>, StoreError> {
+        let recent = self.recent_ids.as_deref();
+        self.with(|connection| invoice_ids::number(connection, recent, id))
     }
 
     fn with<T>(
@@ -118,11 +141,14 @@ impl Reader for SqliteReader {
     }
 
     fn invoice(&self, id: &InvoiceId) -> Result<Option<InvoiceRecord>, StoreError> {
+        let Some(n) = self.number(id)? else {
+            return Ok(None);
+        };
         self.with(|connection| {
             let mut statement = connection
-                .prepare_cached(concat!(invoices_with_next!(), " WHERE i.id = ?1"))
+                .prepare_cached(concat!(invoices_with_next!(), " WHERE i.n = ?1"))
                 .map_err(sort)?;
-            let mut found = statement.query([id.as_str()]).map_err(sort)?;
+            let mut found = statement.query([n]).map_err(sort)?;
             found.next().map_err(sort)?.map(invoice_record).transpose()
         })
     }
@@ -165,10 +191,11 @@ impl Reader for SqliteReader {
     }
 
     fn payments(&self, invoice: &InvoiceId) -> Result<Option<Vec<PaymentRecord>>, StoreError> {
-        self.snapshot(|connection| {
-            let Some(n) = invoice_key(connection, invoice)? else {
-                return Ok(None);
-            };
+        let Some(n) = self.number(invoice)? else {
+            return Ok(None);
+        };
+        self.with(|connection| {
+            // One statement is one snapshot.
             let mut statement = connection
                 .prepare_cached(&format!(
                     "{PAYMENT_WITH_INVOICE} WHERE p.invoice = ?1 ORDER BY p.attempt"
@@ -187,14 +214,17 @@ impl Reader for SqliteReader {
         &self,
         invoice: &InvoiceId,
     ) -> Result<Option<(InvoiceStatus, PaymentRecord)>, StoreError> {
+        let Some(n) = self.number(invoice)? else {
+            return Ok(None);
+        };
         self.with(|connection| {
             // One statement is one snapshot.
             let mut statement = connection
                 .prepare_cached(&format!(
-                    "{PAYMENT_WITH_INVOICE} WHERE i.id = ?1 AND p.attempt = i.attempts"
+                    "{PAYMENT_WITH_INVOICE} WHERE i.n = ?1 AND p.attempt = i.attempts"
                 ))
                 .map_err(sort)?;
-            let mut found = statement.query([invoice.as_str()]).map_err(sort)?;
+            let mut found = statement.query([n]).map_err(sort)?;
             let Some(row) = found.next().map_err(sort)? else {
                 return Ok(None);
             };
@@ -209,13 +239,17 @@ impl Reader for SqliteReader {
     }
 
     fn events(&self, query: &EventQuery) -> Result<EventSlice, StoreError> {
+        let of_invoice = match &query.invoice {
+            Some(invoice) => Some(self.number(invoice)?),
+            None => None,
+        };
         self.snapshot(|connection| {
             let head: i64 = connection
                 .prepare_cached("SELECT coalesce(max(sequence), 0) FROM events")
                 .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
                 .map_err(sort)?;
             let head = u64::try_from(head).unwrap_or(0);
-            let (events, cut) = read_events(connection, query)?;
+            let (events, cut) = read_events(connection, query, of_invoice)?;
             let full = cut || events.len() >= query.limit;
             let read_to = match events.last() {
                 Some((sequence, _)) if full => *sequence,
@@ -362,7 +396,6 @@ fn in_status(
 /// Sequence and bytes, oldest first.
 type Events = Vec<(u64, Vec<u8>)>;
 
-/// The events, and whether there may be more that the limit of bytes has left out.
 /// The events of a type, and whether there was too much of them: what the index has, and then what is too new
 /// for it.
 fn events_of_type(
@@ -396,15 +429,20 @@ fn events_of_type(
     Ok((run, cut))
 }
 
-fn read_events(connection: &Connection, query: &EventQuery) -> Result<(Events, bool), StoreError> {
+/// The events, and whether there may be more that the limit of bytes has left out. `of_invoice`: of one alone, if it is
+/// there.
+fn read_events(
+    connection: &Connection,
+    query: &EventQuery,
+    of_invoice: Option<Option<i64>>,
+) -> Result<(Events, bool), StoreError> {
     let after = i64::try_from(query.after).unwrap_or(i64::MAX);
     let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
     let types: Vec<i64> = query.types.iter().copied().map(type_code).collect();
-    if let Some(invoice) = &query.invoice {
-        let Some(n) = invoice_key(connection, invoice)? else {
-            return Ok((Vec::new(), false));
-        };
-        return events_of_invoice(connection, query, n, &types);
+    match of_invoice {
+        None => {}
+        Some(None) => return Ok((Vec::new(), false)),
+        Some(Some(n)) => return events_of_invoice(connection, query, n, &types),
     }
     if types.is_empty() {
         return rows_of(
@@ -509,17 +547,6 @@ fn rows_of(
         }
     }
     Ok((run.events, false))
-}
-
-fn invoice_key(connection: &Connection, id: &InvoiceId) -> Result<Option<i64>, StoreError> {
-    connection
-        .prepare_cached("SELECT n FROM invoices WHERE id = ?1")
-        .and_then(|mut statement| {
-            statement
-                .query_row([id.as_str()], |row| row.get(0))
-                .optional()
-        })
-        .map_err(sort)
 }
 
 fn invoice_record(row: &Row<'_>) -> Result<InvoiceRecord, StoreError> {

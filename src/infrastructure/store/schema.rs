@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 use crate::failpoints::{Failed, reach};
 
 use super::open::OpenError;
-use super::{answer_keys, copy};
+use super::rows::{invoice_columns, payment_columns};
+use super::{answer_keys, copy, hashes, invoice_ids};
 
 /// All migrations, oldest first. What has been released is never edited: its checksum is in every
 /// database that it made.
@@ -21,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0006_answer_keys.sql"),
     include_str!("migrations/0007_events_of_an_invoice.sql"),
     include_str!("migrations/0008_invoices_in_status.sql"),
+    include_str!("migrations/0009_invoice_ids.sql"),
 ];
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.
@@ -94,7 +96,25 @@ fn bring(
     standing: usize,
     migrations: &[&str],
 ) -> Result<(), OpenError> {
+    if standing == migrations.len() {
+        return Ok(());
+    }
     answer_keys::register(connection)?;
+    invoice_ids::register(connection)?;
+    hashes::register(connection)?;
+    // A table to which others refer is made anew in one of them. Within a transaction this cannot be set.
+    let guarded: bool = connection.pragma_query_value(None, "foreign_keys", |row| row.get(0))?;
+    connection.pragma_update(None, "foreign_keys", false)?;
+    let brought = bring_each(connection, standing, migrations);
+    connection.pragma_update(None, "foreign_keys", guarded)?;
+    brought
+}
+
+fn bring_each(
+    connection: &mut Connection,
+    standing: usize,
+    migrations: &[&str],
+) -> Result<(), OpenError> {
     for (version, sql) in (1..).zip(migrations).skip(standing) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(TABLE)?;
@@ -120,6 +140,38 @@ pub(super) fn guarded(connection: &Connection) -> Result<(), OpenError> {
     for index in ["payments_one_open", "payments_one_succeeded"] {
         let there = connection.query_row(sql, [index], |_| Ok(())).optional()?;
         there.ok_or(OpenError::Unguarded(index))?;
+    }
+    Ok(())
+}
+
+/// Sees that the tables have the columns that payd reads and writes: a bit that flips in the schema changes a name.
+pub(super) fn whole(connection: &Connection) -> Result<(), OpenError> {
+    let selects = [
+        concat!(
+            "SELECT ",
+            invoice_columns!(),
+            ", i.newest_event, i.id_hash FROM invoices i"
+        ),
+        concat!(
+            "SELECT ",
+            payment_columns!(),
+            ", p.n, p.invoice FROM payments p"
+        ),
+        "SELECT sequence, invoice, type, json, digest, previous FROM events",
+        "SELECT n, actor, key, fingerprint, status, location, body, born_at_age, first_event, last_event FROM answers",
+        "SELECT n, id, name, digest, scopes, created_at, created_by, expires_at, revoked_at, revoked_by FROM tokens",
+        "SELECT name, value FROM meta",
+        "SELECT name, until, moving_to, moved_to, digest FROM late",
+        "SELECT hash, n FROM answer_keys",
+        "SELECT hash, n FROM invoice_ids",
+        "SELECT type, sequence FROM event_types",
+        "SELECT run, id, payment FROM payment_ids",
+        "SELECT status, n FROM invoices_in_status",
+    ];
+    for sql in selects {
+        connection.prepare(sql).map_err(|error| {
+            OpenError::Damaged(format!("its schema is not what payd made: {error}"))
+        })?;
     }
     Ok(())
 }
@@ -280,6 +332,20 @@ mod tests {
             );
             assert_eq!(store.invoice_of(id).unwrap().unwrap().as_str(), invoice);
             assert_eq!(reader.payment(id).unwrap().unwrap().payment, payment);
+        }
+        // So are invoices, by theirs, and others are new.
+        let beside = store.reader().unwrap();
+        for (id, there) in [("a", true), ("b", true), ("aa", false), ("c", false)] {
+            let id = crate::domain::InvoiceId::parse(id).unwrap();
+            for reader in [&reader, &beside] {
+                let found = reader.invoice(&id).unwrap();
+                assert_eq!(
+                    found.map(|it| it.invoice.id().clone()),
+                    there.then(|| id.clone())
+                );
+            }
+            let events = store.load(&id);
+            assert_eq!(!matches!(events, Ok(None)), there, "{id}: {events:?}");
         }
         let unknown = "pay_00000000-0000-7000-8000-000000000003";
         let unknown = crate::domain::PaymentId::parse(unknown).unwrap();

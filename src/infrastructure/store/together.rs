@@ -21,6 +21,9 @@ const FEW: usize = 4;
 
 /// How a table's rows are inserted.
 pub(super) struct Insert<R: 'static> {
+    /// `INSERT OR FAIL`, as a rule: a row that is refused ends the transaction here, and what the statement has written
+    /// before it need not be undone by itself.
+    pub(super) verb: &'static str,
     /// The table with its columns: `events (sequence, invoice, …)`.
     pub(super) into: &'static str,
     /// How many those are.
@@ -42,9 +45,7 @@ impl<R> Insert<R> {
         self.sql[place].get_or_init(|| {
             let row = format!("({})", vec!["?"; self.columns].join(", "));
             let rows = vec![row.as_str(); rows].join(", ");
-            // A row that is refused ends the transaction here: what the statement has written before it need not be
-            // undone by itself.
-            format!("INSERT OR FAIL INTO {} VALUES {rows}", self.into)
+            format!("{} INTO {} VALUES {rows}", self.verb, self.into)
         })
     }
 
@@ -117,13 +118,15 @@ pub(super) struct InvoiceRow {
     pub(super) metadata: String,
     pub(super) invoice: Invoice,
     pub(super) newest_event: Option<i64>,
+    pub(super) id_hash: i64,
 }
 
 static INVOICES: Insert<InvoiceRow> = Insert {
+    verb: "INSERT OR FAIL",
     into: "invoices (n, id, amount, currency, description, metadata, payment_method, due_at, status, attempts, \
         attempts_before_round, needs_attention, cancel_requested, cancel_reason, created_at, updated_at, paid_at, \
-        contradicted_attempt, newest_event)",
-    columns: 19,
+        contradicted_attempt, newest_event, id_hash)",
+    columns: 20,
     bind: |statement, at, row| {
         let invoice = &row.invoice;
         let content = &invoice.content;
@@ -147,7 +150,8 @@ static INVOICES: Insert<InvoiceRow> = Insert {
         statement.raw_bind_parameter(at + 15, invoice.updated_at.as_millis())?;
         statement.raw_bind_parameter(at + 16, invoice.paid_at.map(Timestamp::as_millis))?;
         statement.raw_bind_parameter(at + 17, invoice.contradicted_attempt)?;
-        statement.raw_bind_parameter(at + 18, row.newest_event)
+        statement.raw_bind_parameter(at + 18, row.newest_event)?;
+        statement.raw_bind_parameter(at + 19, row.id_hash)
     },
     sql: [const { OnceLock::new() }; 3],
 };
@@ -164,6 +168,7 @@ pub(super) struct EventRow {
 }
 
 static EVENTS: Insert<EventRow> = Insert {
+    verb: "INSERT OR FAIL",
     into: "events (sequence, invoice, type, json, digest, previous)",
     columns: 6,
     bind: |statement, at, row| {
@@ -187,6 +192,7 @@ pub(super) struct AnswerRow {
 }
 
 static ANSWERS: Insert<AnswerRow> = Insert {
+    verb: "INSERT OR FAIL",
     into: "answers (actor, key, fingerprint, status, location, body, born_at_age, first_event, last_event, n)",
     columns: 10,
     bind: |statement, at, row| {

@@ -14,7 +14,8 @@ use crate::application::{
     Entry, EventRecord, Token, chain, decode, first_digest, is_what_its_events_say,
 };
 use crate::domain::{
-    Aggregate, InvoiceId, InvoiceStatus, Payment, PaymentId, PaymentState, StoreId, Timestamp,
+    Aggregate, Invoice, InvoiceId, InvoiceStatus, Payment, PaymentId, PaymentState, StoreId,
+    Timestamp,
 };
 
 use super::ahead::{Ahead, Look};
@@ -22,8 +23,11 @@ use super::answer_keys::AnswerKeys;
 use super::checkpoint::Checkpointer;
 use super::error::{sort, sort_row};
 use super::invoice_events;
+use super::invoice_ids::{InvoiceIds, Places, id_hash, unlike};
 use super::late::Late;
 use super::mark::{Mark, Position};
+use super::open::OpenError;
+use super::reader::SqliteReader;
 use super::room;
 use super::rows::{
     self, INVOICE_WIDTH, failure_json, from_payment_by_id, invoice_columns, payment_columns,
@@ -55,13 +59,11 @@ pub struct SqliteStore {
     late: Late,
     /// `None`: to be read from the database.
     answer_keys: Option<AnswerKeys>,
+    invoice_ids: InvoiceIds,
     waiting: Waiting,
     /// The key of the newest invoice, and payd's age in time lived, where they are known.
     newest_invoice: Option<i64>,
     age: Option<i64>,
-    /// The greatest id of an invoice, in the order of the index, where it is known: there is none beyond it. Where
-    /// clients send ids in order, each new one is, and need not be looked for.
-    greatest: Option<String>,
     /// The newest event of the transaction under way, with its digest.
     newest: Option<(u64, [u8; 32])>,
     pub(super) ahead: Ahead,
@@ -88,6 +90,7 @@ impl SqliteStore {
         mark: Mark,
         late: Late,
         answer_keys: AnswerKeys,
+        invoice_ids: InvoiceIds,
     ) -> Self {
         Self {
             connection,
@@ -95,14 +98,22 @@ impl SqliteStore {
             mark,
             late,
             answer_keys: Some(answer_keys),
+            invoice_ids,
             waiting: Waiting::new(),
             newest_invoice: None,
             age: None,
-            greatest: None,
             newest: None,
             ahead: Ahead::new(path),
             checkpointer,
         }
+    }
+
+    /// Readers of the same database, which know what the writer has in memory.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    pub fn reader(&self) -> Result<SqliteReader, OpenError> {
+        SqliteReader::beside(&self.path, self.invoice_ids.recent())
     }
 
     fn execute(&self, sql: &str, values: &[&dyn ToSql]) -> Result<usize, StoreError> {
@@ -160,20 +171,18 @@ impl SqliteStore {
             let metadata = serde_json::to_string(&content.metadata)
                 .map_err(|error| StoreError::Fatal(error.to_string()))?;
             let n = self.next_invoice()?;
+            let id_hash = self.take_id(&content.id, n)?;
             let row = InvoiceRow {
                 n,
                 metadata,
                 invoice: invoice.clone(),
                 newest_event,
+                id_hash,
             };
             let added = self.waiting.invoices.add(&self.connection, row);
             self.sorted(added)?;
             self.newest_invoice = Some(n);
             self.late.invoice(n);
-            let id = content.id.as_str();
-            if let Some(greatest) = self.greatest.as_mut().filter(|it| it.as_str() < id) {
-                id.clone_into(greatest);
-            }
             return Ok(n);
         };
         self.write_waiting_invoices()?;
@@ -219,14 +228,69 @@ impl SqliteStore {
             .ok_or_else(|| StoreError::Fatal("there are no more keys for invoices".to_owned()))
     }
 
-    /// Whether an invoice's id is beyond all that there are. SQLite compares text by its bytes, as Rust does.
-    fn is_beyond_all(&mut self, id: &InvoiceId) -> Result<bool, StoreError> {
-        if self.greatest.is_none() {
+    /// Gives a new invoice its id, if no other has it. Says what that one's hash is.
+    fn take_id(&mut self, id: &InvoiceId, n: i64) -> Result<i64, StoreError> {
+        let hash = id_hash(id.as_str().as_bytes());
+        if self.invoice_ids.may_wait(hash) {
             self.write_waiting_invoices()?;
-            self.greatest = Some(self.one("SELECT coalesce(max(id), '') FROM invoices")?);
         }
-        let greatest = self.greatest.as_deref();
-        Ok(greatest.is_some_and(|greatest| greatest < id.as_str()))
+        self.invoice_ids.add(&self.connection, (id, hash, n))?;
+        Ok(hash)
+    }
+
+    /// The row of an invoice with its number and its newest event, if it is in one of these places.
+    fn row_of(&mut self, id: &InvoiceId, places: &Places) -> Result<Option<Loaded>, StoreError> {
+        // Whatever is found there has the hash: another id with another hash is not what was written.
+        let the_one = |row: &Row<'_>| -> Result<Option<Loaded>, StoreError> {
+            let (n, invoice) = rows::invoice(row)?;
+            if invoice.id() == id {
+                let newest_event: Option<i64> = row.get(INVOICE_WIDTH).map_err(sort)?;
+                return Ok(Some((n, invoice, newest_event)));
+            }
+            unlike(n, invoice.id().as_str().as_bytes(), (places.hash, id))?;
+            Ok(None)
+        };
+        for n in &places.rows {
+            let mut statement = self
+                .connection
+                .prepare_cached(concat!(
+                    "SELECT ",
+                    invoice_columns!(),
+                    ", i.newest_event FROM invoices i WHERE i.n = ?1"
+                ))
+                .map_err(sort)?;
+            let mut found = statement.query([n]).map_err(sort)?;
+            let row = found.next().map_err(sort_row)?;
+            let row = row.ok_or_else(|| StoreError::BadRow(format!("invoice {id} is gone")))?;
+            if let Some(found) = the_one(row)? {
+                return Ok(Some(found));
+            }
+        }
+        if !places.table {
+            return Ok(None);
+        }
+        let started = Instant::now();
+        let mut statement = self
+            .connection
+            .prepare_cached(concat!(
+                "SELECT ",
+                invoice_columns!(),
+                ", i.newest_event FROM invoice_ids k CROSS JOIN invoices i ON i.n = k.n WHERE k.hash = ?1"
+            ))
+            .map_err(sort)?;
+        let mut found = statement.query([places.hash]).map_err(sort)?;
+        let mut row = found.next().map_err(sort_row)?;
+        self.ahead.took(1, started.elapsed());
+        if row.is_none() {
+            self.invoice_ids.not_there(places.hash);
+        }
+        while let Some(candidate) = row {
+            if let Some(it) = the_one(candidate)? {
+                return Ok(Some(it));
+            }
+            row = found.next().map_err(sort_row)?;
+        }
+        Ok(None)
     }
 
     /// Payd's age in time lived, by which answers expire.
@@ -298,6 +362,9 @@ impl SqliteStore {
     }
 }
 
+/// Number, invoice and newest event.
+type Loaded = (i64, Invoice, Option<i64>);
+
 /// What is kept of an answer, as [`stored_answer`] reads it.
 macro_rules! answer_columns {
     () => {
@@ -331,7 +398,7 @@ fn known<'k>(
 ) -> Result<&'k mut AnswerKeys, StoreError> {
     Ok(match keys {
         Some(keys) => keys,
-        unknown @ None => unknown.insert(AnswerKeys::open(connection).map_err(sort)?),
+        unknown @ None => unknown.insert(AnswerKeys::open(connection)?),
     })
 }
 
@@ -435,6 +502,7 @@ impl Store for SqliteStore {
         if let Some(keys) = self.answer_keys.as_mut() {
             keys.begin();
         }
+        self.invoice_ids.begin();
         self.checkpointer.see_to_the_rest(&self.connection);
         self.execute("BEGIN IMMEDIATE", &[]).map(|_| ())
     }
@@ -443,45 +511,40 @@ impl Store for SqliteStore {
         &mut self,
         expected: &mut dyn Iterator<Item = Expected<'_>>,
     ) -> Result<(), StoreError> {
-        if !self.ahead.is_on() {
-            let hashes = expected.filter_map(|it| match it {
-                Expected::Answer(name) => Some(name.hash),
-                Expected::Invoice(_) => None,
-            });
-            let keys = known(&mut self.answer_keys, &self.connection)?;
-            return keys.expect(&self.connection, hashes).map_err(sort);
-        }
-        let greatest = self.greatest.as_deref();
-        self.ahead.expect(expected.filter_map(|it| match it {
-            Expected::Invoice(id) if greatest.is_some_and(|it| it < id.as_str()) => None,
-            Expected::Invoice(id) => Some(Look::Invoice(id.clone())),
+        let on = self.ahead.is_on();
+        let ids = &self.invoice_ids;
+        let looks = expected.filter_map(|it| match it {
+            Expected::Invoice(id) if ids.is_beyond_all(id) => None,
+            Expected::Invoice(id) => Some(Look::Invoice(id_hash(id.as_str().as_bytes()))),
             Expected::Answer(name) => Some(Look::Key(name.hash)),
-        }));
-        Ok(())
+        });
+        if on {
+            self.ahead.expect(looks);
+            return Ok(());
+        }
+        let (mut ids, mut keys) = (Vec::new(), Vec::new());
+        for look in looks {
+            match look {
+                Look::Invoice(hash) => ids.push(hash),
+                Look::Key(hash) => keys.push(hash),
+            }
+        }
+        let looked = self.invoice_ids.expect(&self.connection, ids);
+        let (count, time) = looked.map_err(sort)?;
+        self.ahead.took(count, time);
+        known(&mut self.answer_keys, &self.connection)?
+            .expect(&self.connection, keys)
+            .map_err(sort)
     }
 
     fn load(&mut self, id: &InvoiceId) -> Result<Option<Entry>, StoreError> {
-        if self.is_beyond_all(id)? {
-            return Ok(None);
-        }
-        self.write_waiting_invoices()?;
-        let mut statement = self
-            .connection
-            .prepare_cached(concat!(
-                "SELECT ",
-                invoice_columns!(),
-                ", i.newest_event FROM invoices i WHERE i.id = ?1"
-            ))
-            .map_err(sort)?;
-        let started = Instant::now();
-        let mut found = statement.query([id.as_str()]).map_err(sort)?;
-        let row = found.next().map_err(sort_row)?;
-        self.ahead.took(started.elapsed());
-        let Some(row) = row else {
+        let Some(places) = self.invoice_ids.places(id) else {
             return Ok(None);
         };
-        let (n, invoice) = rows::invoice(row)?;
-        let newest_event: Option<i64> = row.get(INVOICE_WIDTH).map_err(sort)?;
+        self.write_waiting_invoices()?;
+        let Some((n, invoice, newest_event)) = self.row_of(id, &places)? else {
+            return Ok(None);
+        };
         let attempts = invoice.attempts;
         let mut aggregate = Aggregate::new(invoice);
         if attempts > 0 {
@@ -795,6 +858,7 @@ impl Store for SqliteStore {
         if let Some(keys) = self.answer_keys.as_mut() {
             brought = brought.and_then(|()| keys.bring(&self.connection));
         }
+        brought = brought.and_then(|()| self.invoice_ids.bring(&self.connection));
         if let Err(error) = brought {
             let error = self.sort_write(error);
             self.rollback();
@@ -806,6 +870,7 @@ impl Store for SqliteStore {
                 if let Some(keys) = self.answer_keys.as_mut() {
                     keys.committed();
                 }
+                self.invoice_ids.committed();
                 self.mark.advance(self.newest.take());
                 Ok(())
             }
@@ -820,8 +885,9 @@ impl Store for SqliteStore {
 
     fn rollback(&mut self) {
         self.waiting.forget();
-        (self.newest_invoice, self.age, self.greatest) = (None, None, None);
-        self.answer_keys.take_if(|keys| keys.is_touched());
+        (self.newest_invoice, self.age) = (None, None);
+        self.answer_keys.take_if(|keys| !keys.rolled_back());
+        self.invoice_ids.rolled_back();
         // SQLite rolls back by itself after some errors; then there is nothing left to do.
         if !self.connection.is_autocommit()
             && let Err(error) = self.execute("ROLLBACK", &[])

@@ -2,10 +2,10 @@
 //! mixed up anything that money hangs on.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::support::daemon::{Daemon, until};
 
@@ -200,34 +200,80 @@ fn a_mark_that_is_torn_or_gone_accuses_nobody() {
     killed.nothing_lost("no mark");
 }
 
+/// The digest beside what says that the index of invoice ids is complete up to `until`.
+fn complete_to(until: i64) -> i64 {
+    let mut digest = Sha256::new().chain_update("invoice_ids");
+    for number in [until, until, i64::MIN] {
+        digest.update(number.to_be_bytes());
+    }
+    i64::from_be_bytes(*digest.finalize().first_chunk().unwrap())
+}
+
 /// Found from outside: such an invoice was gone for its id, could be made again, and was sent again.
 #[test]
-fn an_index_that_hides_what_its_table_has_is_refused() {
-    let mut daemon = Daemon::start();
-    let body = r#"{"id":"needle-1","amount":1000}"#;
-    daemon.unix.post("/invoices", body).expect(201);
-    daemon.unix.post("/invoices/needle-1/pay", "").expect(202);
-    daemon.until_invoice("needle-1", "PAID");
-    assert!(daemon.stop().success());
-
-    let path = daemon.data().join("payd.db");
-    let (page, page_len): (i64, i64) = {
-        let database = rusqlite::Connection::open(&path).unwrap();
-        let sql = "SELECT rootpage, (SELECT page_size FROM pragma_page_size) FROM sqlite_schema \
-                   WHERE name = 'sqlite_autoindex_invoices_1'";
-        database
-            .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
-            .unwrap()
-    };
-    let mut bytes = fs::read(&path).unwrap();
-    let place = |page: i64| usize::try_from(page * page_len).unwrap();
-    let index = &mut bytes[place(page - 1)..place(page)];
-    let at = index.windows(8).position(|it| it == b"needle-1").unwrap();
-    index[at + 7] ^= 1;
-    fs::write(&path, &bytes).unwrap();
-    let said = daemon.try_start_again().unwrap_err();
-    assert!(said.contains("restore"), "{said}");
-    assert_eq!(fs::read(&path).unwrap(), bytes, "left as it was found");
+fn an_invoice_whose_id_is_not_what_was_written_is_not_made_again() {
+    let needle = r#"{"id":"needle-1","amount":1000}"#;
+    // The id flips, or its hash beside it; and where the greatest is noted there is nothing, or a smaller one.
+    let damages = [
+        "UPDATE invoices SET id = 'needle-0' WHERE id = 'needle-1'",
+        "UPDATE invoices SET id = x'ff' || 'eedle-1' WHERE id = 'needle-1'",
+        "UPDATE invoices SET id_hash = id_hash + 1 WHERE id = 'needle-1'",
+        "UPDATE meta SET value = replace(value, 'needle-1', 'needle-0') WHERE name = 'greatest_invoice_id'",
+    ];
+    // In the table, and too new for it.
+    for (damage, in_table) in damages.iter().flat_map(|it| [(it, false), (it, true)]) {
+        let mut daemon = Daemon::start();
+        daemon.unix.post("/invoices", needle).expect(201);
+        daemon.unix.post("/invoices/needle-1/pay", "").expect(202);
+        daemon.until_invoice("needle-1", "PAID");
+        assert!(daemon.stop().success());
+        let database = rusqlite::Connection::open(daemon.data().join("payd.db")).unwrap();
+        if in_table {
+            database
+                .execute_batch(
+                    "INSERT INTO invoice_ids SELECT id_hash, n FROM invoices;
+                     UPDATE meta SET value = (SELECT printf('%016x needle-1', id_hash) FROM invoices)
+                     WHERE name = 'greatest_invoice_id'",
+                )
+                .unwrap();
+            let sql = "UPDATE late SET until = 1, digest = ?1 WHERE name = 'invoice_ids'";
+            database.execute(sql, [complete_to(1)]).unwrap();
+            assert!(daemon.payd(&["verify"]).status.success());
+        }
+        let changed = database.execute(damage, []).unwrap();
+        drop(database);
+        let hit = changed == 1 && (in_table || damage.contains("UPDATE invoices"));
+        assert_eq!(daemon.payd(&["verify"]).status.success(), !hit, "{damage}");
+        if daemon.try_start_again().is_err() {
+            assert!(in_table, "{damage}");
+            continue;
+        }
+        // Whether it is readable or not, it is none that can be made, or paid once more.
+        let made = daemon.unix.post("/invoices", needle);
+        assert!(
+            matches!(made.status, 200 | 500),
+            "{damage}: {}",
+            made.text()
+        );
+        let paid = daemon.unix.post("/invoices/needle-1/pay", "");
+        assert!(
+            matches!(paid.status, 200 | 500),
+            "{damage}: {}",
+            paid.text()
+        );
+        let found = daemon.unix.get("/invoices/needle-1");
+        assert!(
+            matches!(found.status, 200 | 500),
+            "{damage}: {}",
+            found.text()
+        );
+        // The others go on.
+        for id in ["needle-2", "a"] {
+            let body = format!(r#"{{"id":"{id}","amount":1000}}"#);
+            daemon.unix.post("/invoices", &body).expect(201);
+            daemon.until_invoice(id, "PENDING");
+        }
+    }
 }
 
 #[test]
@@ -236,6 +282,8 @@ fn a_late_index_that_hides_what_its_table_has_is_refused_and_seen_by_verify() {
         "UPDATE late SET until = 3 WHERE name = 'event_types'",
         "UPDATE late SET until = 1 WHERE name = 'payment_ids'",
         "UPDATE late SET until = 1 WHERE name = 'invoices_in_status'",
+        "UPDATE late SET until = 1 WHERE name = 'invoice_ids'",
+        "UPDATE late SET moving_to = 1, moved_to = 0 WHERE name = 'answer_keys'",
     ] {
         let mut daemon = Daemon::start();
         let body = r#"{"id":"needle-1","amount":1000}"#;

@@ -1,0 +1,592 @@
+//! Which invoice has an id.
+//!
+//! Clients choose ids. Those in order (UUIDv7, numbers) cost an index of text next to nothing, and those in no order a
+//! page each, of a tree with sixty on a page. So ids are found by hashes (hashes.rs), two hundred on a page.
+//!
+//! Of an id that is greater than all that there are it is known without a look that it is new: clients who send them in
+//! order never wait for one.
+//!
+//! What it must never do: miss an invoice, or take a second one with the same id. So [`InvoiceIds::add`] sees for itself
+//! that there is none. And a row has the hash beside its id: a bit that flips in either does not make another invoice of
+//! it, since it is found under both, and is not what it says.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::functions::FunctionFlags;
+use rusqlite::{Connection, OptionalExtension};
+use sha2::{Digest, Sha256};
+
+use crate::application::ports::StoreError;
+use crate::domain::InvoiceId;
+
+use super::error::{sort, sort_row};
+use super::hashes::{self, Hashes, Recent, Table, table};
+use super::late;
+
+/// Where the greatest id is noted that an invoice may have of those that the table has: its hash in hexadecimal, a space,
+/// and the id.
+const GREATEST: &str = "greatest_invoice_id";
+
+/// Greater than any id.
+const UNKNOWN: &str = "\u{10ffff}";
+
+static TABLE: Table = table!("invoice_ids");
+
+/// The first eight bytes of an id's SHA-256, by which it is found. Nobody finds two ids with the same one by trying as
+/// long as an id costs.
+pub(super) fn id_hash(id: &[u8]) -> i64 {
+    let digest = Sha256::digest(id);
+    let first = digest.first_chunk().copied().unwrap_or_default();
+    i64::from_be_bytes(first)
+}
+
+/// Makes [`id_hash`] known to SQL, for migrations and checks.
+///
+/// # Errors
+/// SQLite's.
+pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
+    let flags = FunctionFlags::SQLITE_UTF8
+        | FunctionFlags::SQLITE_DETERMINISTIC
+        | FunctionFlags::SQLITE_DIRECTONLY;
+    connection.create_scalar_function("invoice_hash", 1, flags, |context| {
+        // What is no text is damaged: it is found under no id.
+        Ok(id_hash(context.get_raw(0).as_bytes().unwrap_or_default()))
+    })
+}
+
+/// Where an id is to be looked for.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) hash: i64,
+    /// Rows, by number, that may have it.
+    pub(super) rows: Vec<i64>,
+    /// Whether the table may have others.
+    pub(super) table: bool,
+}
+
+/// The index, for the writer.
+#[derive(Debug)]
+pub(super) struct InvoiceIds {
+    hashes: Hashes,
+    /// No invoice has an id that is greater. SQLite compares text by its bytes, as Rust does.
+    greatest: String,
+    /// The same before the transaction under way.
+    greatest_before: String,
+}
+
+impl InvoiceIds {
+    /// As the database has them.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub(super) fn open(connection: &Connection) -> Result<Self, StoreError> {
+        Self::open_with(connection, hashes::STEP)
+    }
+
+    fn open_with(connection: &Connection, step: usize) -> Result<Self, StoreError> {
+        let mut greatest = greatest(connection).map_err(sort)?;
+        let hashes = Hashes::open(connection, &TABLE, step, |until, each| {
+            let sql = "SELECT n, id_hash, id FROM invoices WHERE n > ?1";
+            let mut statement = connection.prepare_cached(sql)?;
+            let mut found = statement.query([until])?;
+            while let Some(row) = found.next()? {
+                let (n, hash) = (row.get(0)?, row.get(1)?);
+                each((hash, n));
+                let id = row.get_ref(2)?.as_bytes().unwrap_or_default();
+                let own = id_hash(id);
+                if own != hash {
+                    // Damaged: whoever looks for it finds that, and what it was nobody knows.
+                    each((own, n));
+                    UNKNOWN.clone_into(&mut greatest);
+                } else if id > greatest.as_bytes() {
+                    greatest = String::from_utf8_lossy(id).into_owned();
+                }
+            }
+            Ok(())
+        })?;
+        Ok(Self {
+            hashes,
+            greatest_before: greatest.clone(),
+            greatest,
+        })
+    }
+
+    /// What readers are to know.
+    pub(super) fn recent(&self) -> Arc<Recent> {
+        self.hashes.recent()
+    }
+
+    /// A transaction begins.
+    pub(super) fn begin(&mut self) {
+        self.hashes.begin();
+        self.greatest_before.clone_from(&self.greatest);
+    }
+
+    /// Whether no invoice has this id, as far as that is known without a look.
+    pub(super) fn is_beyond_all(&self, id: &InvoiceId) -> bool {
+        id.as_str() > self.greatest.as_str()
+    }
+
+    /// Looks for many at once: most are new, and need not be looked for one by one then. Says for how many, and how long
+    /// that took.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub(super) fn expect(
+        &mut self,
+        connection: &Connection,
+        hashes: Vec<i64>,
+    ) -> rusqlite::Result<(usize, Duration)> {
+        let started = Instant::now();
+        let looked = self.hashes.expect(connection, hashes)?;
+        Ok((looked, started.elapsed()))
+    }
+
+    /// Where an invoice is, if it is anywhere. What waits to be written is in memory already.
+    pub(super) fn places(&self, id: &InvoiceId) -> Option<Places> {
+        if self.is_beyond_all(id) {
+            return None;
+        }
+        let hash = id_hash(id.as_str().as_bytes());
+        let places = Places {
+            hash,
+            rows: self.hashes.in_memory(hash),
+            table: !self.hashes.is_absent(hash),
+        };
+        (places.table || !places.rows.is_empty()).then_some(places)
+    }
+
+    /// It was looked for in the table, which has nothing with this hash.
+    pub(super) fn not_there(&mut self, hash: i64) {
+        self.hashes.not_there(hash);
+    }
+
+    /// A new invoice has this id. Those have been written that may have the same: [`Self::may_wait`].
+    ///
+    /// # Errors
+    /// Where there is one already, or that cannot be seen.
+    pub(super) fn add(
+        &mut self,
+        connection: &Connection,
+        (id, hash, n): (&InvoiceId, i64, i64),
+    ) -> Result<(), StoreError> {
+        let mut other = None;
+        for n in self.hashes.in_memory(hash) {
+            let sql = "SELECT n, id FROM invoices WHERE n = ?1";
+            other = other.or(the_one(connection, sql, n, (hash, id))?);
+        }
+        let text = id.as_str();
+        let is_new = text > self.greatest_before.as_str() || self.hashes.is_absent(hash);
+        if other.is_none() && !is_new {
+            other = number_in_table(connection, hash, id)?;
+        }
+        if other.is_some() {
+            return Err(StoreError::Constraint(format!("there is an invoice {id}")));
+        }
+        self.hashes.add((hash, n));
+        if text > self.greatest.as_str() {
+            text.clone_into(&mut self.greatest);
+        }
+        Ok(())
+    }
+
+    /// Whether an invoice with this hash may not have been written yet.
+    pub(super) fn may_wait(&self, hash: i64) -> bool {
+        self.hashes.has(hash)
+    }
+
+    /// The transaction is about to be committed: puts some into the table, where it is time.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub(super) fn bring(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        if self.hashes.bring(connection)? {
+            // What is newer than the table is read at a start.
+            connection
+                .prepare_cached("UPDATE meta SET value = ?2 WHERE name = ?1")?
+                .execute((GREATEST, noted(&self.greatest)))?;
+        }
+        Ok(())
+    }
+
+    /// It is committed.
+    pub(super) fn committed(&mut self) {
+        self.hashes.committed();
+    }
+
+    /// It is rolled back. What was the greatest may not be there, and nothing is beyond it all the same.
+    pub(super) fn rolled_back(&mut self) {
+        self.hashes.rolled_back();
+    }
+}
+
+/// How the greatest id is noted.
+fn noted(id: &str) -> String {
+    format!("{:016x} {id}", id_hash(id.as_bytes()))
+}
+
+/// The greatest id that is noted. A note that is damaged says nothing.
+fn greatest(connection: &Connection) -> rusqlite::Result<String> {
+    let note: String = connection
+        .prepare_cached("SELECT value FROM meta WHERE name = ?1")?
+        .query_row([GREATEST], |row| row.get(0))?;
+    let id = note.split_once(' ').map(|(_, id)| id);
+    let id = id.filter(|id| noted(id) == note).unwrap_or(UNKNOWN);
+    Ok(id.to_owned())
+}
+
+/// The number of the invoice with this id, for readers. `recent` is what the writer has in memory, if it is in this
+/// process. Not within a snapshot that is older than this: see [`Recent::find`].
+///
+/// # Errors
+/// Where it cannot be looked for, or has another id than it had.
+pub(super) fn number(
+    connection: &Connection,
+    recent: Option<&Recent>,
+    id: &InvoiceId,
+) -> Result<Option<i64>, StoreError> {
+    let hash = id_hash(id.as_str().as_bytes());
+    let Some(recent) = recent else {
+        let sql = "SELECT i.n, i.id FROM invoice_ids k CROSS JOIN invoices i ON i.n = k.n WHERE k.hash = ?1 \
+             UNION ALL SELECT n, id FROM invoices \
+               WHERE n > (SELECT until FROM late WHERE name = 'invoice_ids') AND (id_hash = ?1 OR invoice_hash(id) = ?1)";
+        return the_one(connection, sql, hash, (hash, id));
+    };
+    for n in recent.find(hash) {
+        let sql = "SELECT n, id FROM invoices WHERE n = ?1";
+        let found = the_one(connection, sql, n, (hash, id))?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    number_in_table(connection, hash, id)
+}
+
+fn number_in_table(
+    connection: &Connection,
+    hash: i64,
+    id: &InvoiceId,
+) -> Result<Option<i64>, StoreError> {
+    let sql =
+        "SELECT i.n, i.id FROM invoice_ids k CROSS JOIN invoices i ON i.n = k.n WHERE k.hash = ?1";
+    the_one(connection, sql, hash, (hash, id))
+}
+
+/// The number of the invoice with this id, of those that a statement gives with their ids.
+fn the_one(
+    connection: &Connection,
+    sql: &str,
+    value: i64,
+    (hash, id): (i64, &InvoiceId),
+) -> Result<Option<i64>, StoreError> {
+    let mut statement = connection.prepare_cached(sql).map_err(sort)?;
+    let mut found = statement.query([value]).map_err(sort)?;
+    while let Some(row) = found.next().map_err(sort_row)? {
+        let n = row.get(0).map_err(sort)?;
+        let has = row.get_ref(1).map_err(sort)?.as_bytes().unwrap_or_default();
+        if has == id.as_str().as_bytes() {
+            return Ok(Some(n));
+        }
+        unlike(n, has, (hash, id))?;
+    }
+    Ok(None)
+}
+
+/// An invoice that was found by the hash of an id has another one. Once in all time that may be so.
+///
+/// # Errors
+/// Otherwise it is damaged.
+pub(super) fn unlike(n: i64, has: &[u8], (hash, id): (i64, &InvoiceId)) -> Result<(), StoreError> {
+    if id_hash(has) == hash {
+        return Ok(());
+    }
+    let has = String::from_utf8_lossy(has);
+    let why = format!("invoices.id of {n} is {has:?}, and it is found under {id}");
+    Err(StoreError::BadRow(why))
+}
+
+/// What is wrong with the index, for who checks: each invoice up to where it is complete is in it, nothing else is, and
+/// no two have one id.
+///
+/// # Errors
+/// Where it cannot be read.
+pub(super) fn fault(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let rows = "SELECT n, id_hash AS hash FROM invoices";
+    if let Some(fault) = hashes::fault(connection, &TABLE, rows, "invoice ids")? {
+        return Ok(Some(fault));
+    }
+    let until = late::until(connection, TABLE.name)?;
+    let last: Option<String> = connection.query_row(
+        "SELECT max(id) FROM invoices WHERE n <= ?1",
+        [until],
+        |row| row.get(0),
+    )?;
+    let greatest = greatest(connection)?;
+    if greatest == UNKNOWN || last.is_some_and(|last| last > greatest) {
+        return Ok(Some(
+            "the greatest id of an invoice is not the one that is noted".to_owned(),
+        ));
+    }
+    let twice = "SELECT j.id FROM invoice_ids a CROSS JOIN invoice_ids b ON b.hash = a.hash AND b.n > a.n \
+           CROSS JOIN invoices i ON i.n = a.n CROSS JOIN invoices j ON j.n = b.n AND j.id = i.id \
+         UNION ALL SELECT i.id FROM invoices i CROSS JOIN invoice_ids k ON k.hash = invoice_hash(i.id) AND k.n < i.n \
+           CROSS JOIN invoices j ON j.n = k.n AND j.id = i.id WHERE i.n > ?1 \
+         UNION ALL SELECT id FROM invoices WHERE n > ?1 GROUP BY id HAVING count(*) > 1";
+    let twice: Option<String> = connection
+        .query_row(twice, [until], |row| row.get(0))
+        .optional()?;
+    Ok(twice.map(|id| format!("there are two invoices {id}")))
+}
+
+/// How many invoices have another id than they had: nobody finds those any more.
+///
+/// # Errors
+/// Where they cannot be read.
+pub(super) fn changed(connection: &Connection) -> rusqlite::Result<i64> {
+    let sql = "SELECT count(*) FROM invoices WHERE id_hash <> invoice_hash(id)";
+    connection.query_row(sql, [], |row| row.get(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::schema;
+    use super::*;
+
+    /// Few enough that a test goes through many rounds of gathering and moving.
+    const SMALL: usize = 16;
+
+    fn id(text: &str) -> InvoiceId {
+        InvoiceId::parse(text).unwrap()
+    }
+
+    fn migrated(path: &Path) -> Connection {
+        let mut connection = Connection::open(path).unwrap();
+        schema::migrate(&mut connection, path).unwrap();
+        register(&connection).unwrap();
+        connection
+    }
+
+    fn open(connection: &Connection) -> InvoiceIds {
+        InvoiceIds::open_with(connection, SMALL).unwrap()
+    }
+
+    /// As the writer does: an id that it has not found is looked for once more as it is added.
+    fn make(connection: &Connection, ids: &mut InvoiceIds, text: &str, n: i64) {
+        let hash = id_hash(text.as_bytes());
+        ids.add(connection, (&id(text), hash, n)).unwrap();
+        let sql = "INSERT INTO invoices (n, id, amount, currency, metadata, status, attempts, attempts_before_round, \
+             needs_attention, cancel_requested, created_at, updated_at, id_hash) \
+             VALUES (?1, ?2, 1, 'EUR', '{}', 0, 0, 0, 0, 0, 0, 0, ?3)";
+        connection.execute(sql, (n, text, hash)).unwrap();
+    }
+
+    fn find(connection: &Connection, ids: &InvoiceIds, text: &str) -> Option<i64> {
+        let id = id(text);
+        let places = ids.places(&id)?;
+        let by_number = "SELECT n, id FROM invoices WHERE n = ?1";
+        let look = |n: &i64| the_one(connection, by_number, *n, (places.hash, &id)).unwrap();
+        let found = places.rows.iter().find_map(look);
+        if found.is_some() || !places.table {
+            return found;
+        }
+        number_in_table(connection, places.hash, &id).unwrap()
+    }
+
+    /// SplitMix64.
+    struct Chance(u64);
+
+    impl Chance {
+        fn below(&mut self, end: u64) -> u64 {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (z ^ (z >> 31)) % end
+        }
+    }
+
+    #[test]
+    fn what_was_made_is_found_and_nothing_else_over_rollbacks_and_restarts() {
+        let connection = migrated(Path::new(""));
+        let mut ids = open(&connection);
+        let mut chance = Chance(11);
+        let mut made: BTreeMap<String, i64> = BTreeMap::new();
+        let (mut newest, mut in_order, mut beyond, mut absent) = (0, 0, 0, 0);
+        for round in 0..1200 {
+            connection.execute_batch("BEGIN").unwrap();
+            ids.begin();
+            let before = (made.clone(), newest);
+            // At times very many are made, and rolled back.
+            let flood = round % 12 == 0;
+            let asked: Vec<_> = (0..chance.below(if flood { 90 } else { 9 }))
+                .map(|_| {
+                    if chance.below(3) == 0 {
+                        in_order += 1;
+                        format!("m-{in_order:06}")
+                    } else {
+                        format!("{:x}", chance.below(4000))
+                    }
+                })
+                .collect();
+            if chance.below(3) > 0 {
+                let hashes = asked.iter().map(|it| id_hash(it.as_bytes())).collect();
+                absent += ids.expect(&connection, hashes).unwrap().0;
+            }
+            for text in asked {
+                let standing = made.get(&text).copied();
+                beyond += usize::from(ids.is_beyond_all(&id(&text)));
+                assert_eq!(find(&connection, &ids, &text), standing, "{round}: {text}");
+                let entry = (&id(&text), id_hash(text.as_bytes()), newest + 1);
+                if standing.is_some() {
+                    let refused = ids.add(&connection, entry).unwrap_err();
+                    assert!(matches!(refused, StoreError::Constraint(_)), "{refused:?}");
+                } else {
+                    newest += 1;
+                    make(&connection, &mut ids, &text, newest);
+                    made.insert(text, newest);
+                }
+            }
+            ids.bring(&connection).unwrap();
+            if flood || chance.below(4) == 0 {
+                connection.execute_batch("ROLLBACK").unwrap();
+                ids.rolled_back();
+                (made, newest) = before;
+            } else {
+                connection.execute_batch("COMMIT").unwrap();
+                ids.committed();
+            }
+            if chance.below(20) == 0 {
+                ids = open(&connection);
+            }
+            if round % 50 == 0 {
+                assert_eq!(fault(&connection).unwrap(), None, "{round}");
+                let recent = ids.recent();
+                for (text, n) in &made {
+                    assert_eq!(find(&connection, &ids, text), Some(*n), "{round}: {text}");
+                    for recent in [Some(&*recent), None] {
+                        let seen = number(&connection, recent, &id(text)).unwrap();
+                        assert_eq!(seen, Some(*n), "{round}: {text}");
+                    }
+                }
+                assert_eq!(
+                    number(&connection, Some(&recent), &id("none")).unwrap(),
+                    None
+                );
+            }
+        }
+        let moved = late::until(&connection, TABLE.name).unwrap();
+        assert!(
+            moved > 2000 && beyond > 20 && absent > 1000,
+            "{moved}, {beyond}, {absent}"
+        );
+    }
+
+    /// An entry leaves memory as the table gets it: nobody who looks meanwhile may find it in neither.
+    #[test]
+    fn readers_find_what_was_committed_while_it_moves() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("payd.db");
+        let connection = migrated(&path);
+        connection
+            .pragma_update(None, "journal_mode", "WAL")
+            .unwrap();
+        connection
+            .pragma_update(None, "synchronous", "OFF")
+            .unwrap();
+        let mut ids = open(&connection);
+        let (recent, made, over) = (ids.recent(), Mutex::new(Vec::new()), AtomicBool::new(false));
+        let read = || {
+            let reader = Connection::open(&path).unwrap();
+            let mut chance = Chance(3);
+            let mut looks = 0;
+            while !over.load(Ordering::Relaxed) {
+                // The newest are those that move.
+                let text: String = {
+                    let made: std::sync::MutexGuard<'_, Vec<String>> = made.lock().unwrap();
+                    let near = made.len().min(4 * SMALL);
+                    if near == 0 {
+                        continue;
+                    }
+                    let back = usize::try_from(chance.below(near as u64)).unwrap();
+                    made[made.len() - 1 - back].clone()
+                };
+                let found = number(&reader, Some(&recent), &id(&text)).unwrap();
+                assert!(found.is_some(), "{text}");
+                looks += 1;
+            }
+            looks
+        };
+        std::thread::scope(|scope| {
+            let readers = [scope.spawn(read), scope.spawn(read)];
+            for n in 1..=6000 {
+                connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+                ids.begin();
+                let text = format!("{:x}", id_hash(&i64::to_be_bytes(n)));
+                make(&connection, &mut ids, &text, n);
+                ids.bring(&connection).unwrap();
+                connection.execute_batch("COMMIT").unwrap();
+                ids.committed();
+                made.lock().unwrap().push(text);
+            }
+            over.store(true, Ordering::Relaxed);
+            for reader in readers {
+                assert!(reader.join().unwrap() > 0);
+            }
+        });
+        assert!(late::until(&connection, TABLE.name).unwrap() > 5000);
+    }
+
+    #[test]
+    fn two_invoices_with_one_id_are_seen_wherever_they_are() {
+        // Of invoices 1 and 2, so many are in the table.
+        for in_table in 0..=2 {
+            let connection = migrated(Path::new(""));
+            let mut ids = open(&connection);
+            ids.begin();
+            make(&connection, &mut ids, "a", 1);
+            make(&connection, &mut ids, "b", 2);
+            let until = "UPDATE late SET until = ?1, digest = late_digest('invoice_ids', ?1, NULL, NULL) WHERE name = 'invoice_ids'";
+            connection.execute(until, [in_table]).unwrap();
+            let greatest = "UPDATE meta SET value = ?1 WHERE name = 'greatest_invoice_id'";
+            connection.execute(greatest, [noted("b")]).unwrap();
+            let entries = "INSERT INTO invoice_ids SELECT id_hash, n FROM invoices WHERE n <= ?1";
+            connection.execute(entries, [in_table]).unwrap();
+            assert_eq!(fault(&connection).unwrap(), None);
+            let twice = "UPDATE invoices SET id = 'a', id_hash = invoice_hash('a');
+                 UPDATE invoice_ids SET hash = invoice_hash('a')";
+            connection.execute_batch(twice).unwrap();
+            let said = fault(&connection).unwrap().unwrap();
+            assert_eq!(said, "there are two invoices a", "{in_table}");
+        }
+    }
+
+    #[test]
+    fn a_note_of_the_greatest_that_is_damaged_says_nothing() {
+        let connection = migrated(Path::new(""));
+        for (note, known) in [
+            (noted("m"), true),
+            (noted("m").replace('m', "l"), false),
+            (noted("m").replacen(' ', "", 1), false),
+            (String::new(), false),
+        ] {
+            let sql = "UPDATE meta SET value = ?1 WHERE name = 'greatest_invoice_id'";
+            connection.execute(sql, [note]).unwrap();
+            let ids = open(&connection);
+            assert_eq!(ids.is_beyond_all(&id("n")), known);
+            assert!(!ids.is_beyond_all(&id("m")));
+        }
+    }
+
+    #[test]
+    fn the_hash_is_what_databases_have() {
+        assert_eq!(id_hash(b"inv-123"), HELD);
+    }
+
+    /// The first eight bytes of SHA-256 of `inv-123`.
+    const HELD: i64 = 6_441_285_285_328_754_333;
+}
