@@ -307,7 +307,7 @@ mod tests {
               needs_attention, cancel_requested, created_at, updated_at, id_hash)
             SELECT n, 'inv-' || n, 1, 'EUR', '{}', 4, 0, 0, 0, 0, 0, 0, invoice_hash('inv-' || n) FROM k;
             INSERT INTO invoice_ids SELECT id_hash, n FROM invoices;
-            UPDATE late SET until = 300, digest = late_digest(name, 300, NULL, NULL) WHERE name = 'invoice_ids';
+            UPDATE late SET until = 300, digest = late_digest(name, 300) WHERE name = 'invoice_ids';
             UPDATE meta SET value = printf('%016x inv-99', invoice_hash('inv-99')) WHERE name = 'greatest_invoice_id'";
         store.connection.execute_batch(invoices).unwrap();
         drop(store);

@@ -10,9 +10,11 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use crate::application::ports::StoreError;
 use crate::application::request::{AnswerName, key_hash};
 
-use super::hashes::{self, Entry, Hashes, Table, table};
+use super::error::sort;
+use super::hashes::{self, Entry, Hashes, Sizes, Table, table};
+use super::runs::Trouble;
 
-static TABLE: Table = table!("answer_keys");
+static TABLE: Table = table!("answer_keys", "answer_key_runs");
 
 /// Makes [`key_hash`] known to SQL, for migrations and checks.
 ///
@@ -34,28 +36,40 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
 #[derive(Debug)]
 pub(super) struct AnswerKeys {
     hashes: Hashes,
+    /// The number of the oldest answer, or one before it: with the transaction under way, and without. They expire in
+    /// their order.
+    oldest: i64,
+    oldest_before: i64,
 }
 
 impl AnswerKeys {
     /// As the database has them.
     ///
     /// # Errors
-    /// SQLite's.
+    /// Where they cannot be read.
     pub(super) fn open(connection: &Connection) -> Result<Self, StoreError> {
-        Self::open_with(connection, hashes::STEP)
+        Self::open_with(connection, hashes::SIZES)
     }
 
-    fn open_with(connection: &Connection, step: usize) -> Result<Self, StoreError> {
-        let hashes = Hashes::open(connection, &TABLE, step, |until, each| {
+    fn open_with(connection: &Connection, sizes: Sizes) -> Result<Self, StoreError> {
+        let hashes = Hashes::open(connection, &TABLE, sizes, |from, each| {
             let sql = "SELECT n, actor, key FROM answers WHERE n > ?1";
             let mut statement = connection.prepare_cached(sql)?;
-            let mut found = statement.query([until])?;
+            let mut found = statement.query([from])?;
             while let Some(row) = found.next()? {
                 each(entry(row)?);
             }
             Ok(())
         })?;
-        Ok(Self { hashes })
+        let oldest = connection
+            .query_row("SELECT min(n) FROM answers", [], |row| row.get(0))
+            .map_err(sort)?;
+        let oldest = Option::unwrap_or(oldest, hashes.newest());
+        Ok(Self {
+            hashes,
+            oldest,
+            oldest_before: oldest,
+        })
     }
 
     /// A number for an answer that is new, under whose hash it is found from now on.
@@ -86,18 +100,23 @@ impl AnswerKeys {
     /// by the hash with what the table has; both compare key and actor.
     ///
     /// # Errors
-    /// SQLite's, and those of `read`.
+    /// Where it cannot be read.
     pub(super) fn find<T>(
         &self,
         connection: &Connection,
         name: AnswerName<'_>,
         [by_number, by_hash]: [&str; 2],
         read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<Option<T>> {
+    ) -> Result<Option<T>, StoreError> {
         let AnswerName { actor, key, hash } = name;
-        for n in self.hashes.in_memory(hash) {
-            let mut statement = connection.prepare_cached(by_number)?;
-            let found = statement.query_row((n, key, &**actor), &read).optional()?;
+        let look = |sql, number: i64| {
+            let mut statement = connection.prepare_cached(sql)?;
+            statement
+                .query_row((number, key, &**actor), &read)
+                .optional()
+        };
+        for n in self.hashes.rows(connection, hash)? {
+            let found = look(by_number, n).map_err(sort)?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -105,13 +124,12 @@ impl AnswerKeys {
         if self.hashes.is_absent(hash) {
             return Ok(None);
         }
-        let mut statement = connection.prepare_cached(by_hash)?;
-        statement.query_row((hash, key, &**actor), read).optional()
+        look(by_hash, hash).map_err(sort)
     }
 
     /// Whether an answer under this hash may not be in the database's tables yet.
-    pub(super) fn has(&self, hash: i64) -> bool {
-        self.hashes.has(hash)
+    pub(super) fn may_wait(&self, hash: i64) -> bool {
+        !self.hashes.gathered(hash).is_empty()
     }
 
     /// Drops answers that were born before this age, of the oldest so many. Says how many those were.
@@ -130,31 +148,36 @@ impl AnswerKeys {
             .query_map([age, limit], entry)?
             .collect::<Result<Vec<_>, _>>()?;
         for entry in &expired {
-            let delete = "DELETE FROM answer_keys WHERE hash = ?1 AND n = ?2";
-            self.hashes.remove(connection, *entry, delete)?;
+            // One that is not in the table yet never will be.
+            connection
+                .prepare_cached("DELETE FROM answer_keys WHERE hash = ?1 AND n = ?2")?
+                .execute(*entry)?;
             connection
                 .prepare_cached("DELETE FROM answers WHERE n = ?1")?
                 .execute([entry.1])?;
+            self.oldest = self.oldest.max(entry.1.saturating_add(1));
         }
         Ok(expired.len())
     }
 
-    /// The transaction is about to be committed: puts some into the table, where it is time.
+    /// The transaction is about to be committed: writes some of it, where it is time.
     ///
     /// # Errors
-    /// SQLite's.
-    pub(super) fn bring(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        self.hashes.bring(connection).map(|_| ())
+    /// Where that cannot be written.
+    pub(super) fn bring(&mut self, connection: &Connection) -> Result<(), Trouble> {
+        self.hashes.bring(connection, self.oldest).map(|_| ())
     }
 
     /// It is committed.
     pub(super) fn committed(&mut self) {
+        self.oldest_before = self.oldest;
         self.hashes.committed();
     }
 
-    /// It is rolled back. Says whether this is again as it was before; if not, it is to be opened anew.
-    pub(super) fn rolled_back(&mut self) -> bool {
-        self.hashes.rolled_back()
+    /// It is rolled back.
+    pub(super) fn rolled_back(&mut self) {
+        self.oldest = self.oldest_before;
+        self.hashes.rolled_back();
     }
 }
 
@@ -171,13 +194,13 @@ fn bytes(value: ValueRef<'_>) -> &[u8] {
     value.as_bytes().unwrap_or_default()
 }
 
-/// What is wrong with the table, for who checks: each answer up to where it is complete is in it, and nothing else is.
+/// What is wrong with the index, for who checks.
 ///
 /// # Errors
 /// Where it cannot be read.
-pub(super) fn fault(connection: &Connection) -> rusqlite::Result<Option<String>> {
+pub(super) fn fault(connection: &Connection) -> Result<Option<String>, StoreError> {
     let rows = "SELECT n, answer_hash(actor, key) AS hash FROM answers";
-    hashes::fault(connection, &TABLE, rows, "idempotency keys")
+    Ok(hashes::fault(connection, &TABLE, rows, "idempotency keys")?)
 }
 
 #[cfg(test)]
@@ -189,7 +212,7 @@ mod tests {
     use super::*;
 
     /// Few enough that a test goes through many rounds of gathering and moving.
-    const SMALL: usize = 16;
+    const SMALL: Sizes = Sizes { run: 16, merged: 2 };
 
     fn database() -> Connection {
         let mut connection = Connection::open_in_memory().unwrap();
@@ -292,9 +315,7 @@ mod tests {
             if chance.below(if flood { 2 } else { 5 }) == 0 {
                 connection.execute_batch("ROLLBACK").unwrap();
                 kept = before;
-                if !keys.rolled_back() {
-                    keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
-                }
+                keys.rolled_back();
             } else {
                 connection.execute_batch("COMMIT").unwrap();
                 keys.committed();
@@ -319,7 +340,7 @@ mod tests {
         let connection = database();
         let mut keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
         let (mut counts, mut greatest) = (Vec::new(), i64::MIN);
-        for n in 0..32 {
+        for n in 0..64 {
             keep(&connection, &mut keys, ("socket", &format!("key-{n}")), 0);
             keys.bring(&connection).unwrap();
             keys.committed();
@@ -332,10 +353,15 @@ mod tests {
             }
             counts.push(count);
         }
-        assert_eq!(counts[..16], [0; 16]);
-        let one_by_one: Vec<_> = (1..=16).collect();
-        assert_eq!(counts[16..], one_by_one);
-        assert_eq!(late::until(&connection, TABLE.name).unwrap(), 16);
+        // Once two runs of sixteen are written.
+        assert_eq!(counts[..32], [0; 32]);
+        let one_by_one: Vec<_> = (1..=32).collect();
+        assert_eq!(counts[32..], one_by_one);
+        assert_eq!(late::until(&connection, TABLE.name).unwrap(), 32);
+        // The others are in runs of their own.
+        let runs = "SELECT group_concat(n >> 20) FROM answer_key_runs";
+        let runs: String = connection.query_row(runs, [], |row| row.get(0)).unwrap();
+        assert_eq!(runs, "3,4");
     }
 
     #[test]
@@ -346,7 +372,7 @@ mod tests {
         // As if two keys had the same hash, in memory and in the table.
         keys.hashes.add((key_hash(b"socket", b"other"), 1));
         assert_eq!(find(&connection, &keys, ("socket", "other")), None);
-        assert!(keys.rolled_back());
+        keys.rolled_back();
         for name in ["one", "other"] {
             let row = (key_hash(b"socket", name.as_bytes()), 1);
             connection
@@ -378,7 +404,7 @@ mod tests {
             kept.push((key, n));
         }
         let mut there = Vec::new();
-        for round in 0..30 {
+        for round in 0..90 {
             let actor = &actor;
             for (key, n) in &kept {
                 let name = AnswerName { actor, key, hash };
@@ -399,7 +425,7 @@ mod tests {
             keys.committed();
         }
         // They were in memory, on their way, and in the table.
-        let (first, last): (i64, i64) = (there[0], there[29]);
+        let (first, last): (i64, i64) = (there[0], there[89]);
         assert_eq!((first, last), (0, 3));
         // The first of them expires.
         assert_eq!(keys.expire(&connection, 1, 1).unwrap(), 1);

@@ -53,7 +53,7 @@ impl VerifySource for SqliteCheck {
         if let Err(error) = schema::guarded(&self.connection) {
             return Ok(Some(error.to_string()));
         }
-        if let Some(fault) = late::fault(&self.connection).map_err(sort)? {
+        if let Some(fault) = late::fault(&self.connection)? {
             return Ok(Some(fault));
         }
         let changed = invoice_ids::changed(&self.connection).map_err(sort)?;

@@ -1,12 +1,14 @@
 //! Which row has a key that belongs anywhere.
 //!
 //! Keys in no order cost an index of SQLite's a page each: read, logged and written back for one entry alone. Here a
-//! key is found by a hash, and the newest entries are in memory. Once there are enough of them, they are put into the
-//! table in the table's own order, a few with each commit that adds others: neighbours share their pages.
+//! key is found by a hash, and an entry comes to its table in three steps. It gathers in memory, with others; once there
+//! are enough of them, they are written as a sorted run (runs.rs), a few hundred on a page; and once there are enough
+//! runs, these are merged into the table in the table's own order, an entry with each that is added. By then they are so
+//! many that neighbours share their pages, also where the table is large.
 //!
 //! Nothing is found only in memory that is not in the database: the keys themselves stand in their rows, and those that
-//! the table does not have yet are read from these at a start. How far the table is complete stands in `late`, and now and
-//! then how far those are that are on their way.
+//! are in no run yet are read from these at a start. How far the table is complete stands in `late`, and now and then how
+//! far those are that are merged.
 //!
 //! What it must never do: miss an entry. A hash only says where to look; whoever looks compares the key itself.
 
@@ -18,20 +20,31 @@ use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, Statement};
 use sha2::{Digest, Sha256};
 
-use crate::application::ports::StoreError;
-
-use super::error::sort;
+use super::late;
+use super::runs::{self, Merge, Offset, Run, Trouble, offset};
 use super::together::Insert;
 
 /// A hash, and the number of the row that has it.
 pub(super) type Entry = (i64, i64);
 
-/// Entries that gather in memory: a map of 2^17 places has room for these and a batch, which takes 1.6 MiB, and as many
-/// on their way into the table 1.3. In a table of ten million, two of them share a page.
-pub(super) const STEP: usize = 110_000;
+/// How much there is of what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// Entries that gather in memory until they are a run.
+    pub(super) run: usize,
+    /// Runs that are merged at a time.
+    pub(super) merged: usize,
+}
 
-/// It is noted how far the table is after every so many of what sets off: as many may go into it once more after a stop.
-const NOTES: usize = 8;
+/// A map of 2^16 places has room for what gathers and a batch, which takes 0.8 MiB; the filters of twice as many runs as
+/// are merged take 1.1. Of a table of ten million, eight entries that are merged share a page.
+pub(super) const SIZES: Sizes = Sizes {
+    run: 56_000,
+    merged: 8,
+};
+
+/// It is noted how far a merge is after every so many of its entries: as many may be merged once more after a stop.
+const NOTES: usize = 32;
 
 /// How many hashes a table is asked for in one statement.
 const MANY: usize = 16;
@@ -39,7 +52,7 @@ const MANY: usize = 16;
 /// As many are worth a statement of their own.
 const WORTH_IT: usize = 3;
 
-/// The table of an index: of `hash` and `n`, in this order.
+/// The table of an index: of `hash` and `n`, in this order; and that of its runs, of `n` and `entries`.
 pub(super) struct Table {
     /// What `late` calls it.
     pub(super) name: &'static str,
@@ -47,6 +60,14 @@ pub(super) struct Table {
     pub(super) insert: Insert<Entry>,
     /// Says which of [`MANY`] hashes it has. Where there are fewer, some are given again.
     pub(super) find_many: &'static str,
+    /// Adds a part of a run, by its key.
+    pub(super) add_part: &'static str,
+    /// Reads one.
+    pub(super) part: &'static str,
+    /// Reads all, in order.
+    pub(super) parts: &'static str,
+    /// Removes those up to a key.
+    pub(super) drop_parts: &'static str,
 }
 
 impl std::fmt::Debug for Table {
@@ -55,12 +76,12 @@ impl std::fmt::Debug for Table {
     }
 }
 
-/// A [`Table`] by its name.
+/// A [`Table`] by its name and that of its runs.
 macro_rules! table {
-    ($name:literal) => {
+    ($name:literal, $runs:literal) => {
         Table {
             name: $name,
-            insert: super::together::Insert {
+            insert: $crate::infrastructure::store::together::Insert {
                 verb: "INSERT OR IGNORE",
                 into: concat!($name, " (hash, n)"),
                 columns: 2,
@@ -72,6 +93,10 @@ macro_rules! table {
                 $name,
                 " WHERE hash IN (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
             ),
+            add_part: concat!("INSERT INTO ", $runs, " (n, entries) VALUES (?1, ?2)"),
+            part: concat!("SELECT entries FROM ", $runs, " WHERE n = ?1"),
+            parts: concat!("SELECT n, entries FROM ", $runs, " ORDER BY n"),
+            drop_parts: concat!("DELETE FROM ", $runs, " WHERE n <= ?1"),
         }
     };
 }
@@ -88,40 +113,29 @@ pub(super) fn bind(
 }
 
 /// A hash in eight bytes that need not lie at a multiple of eight: an entry is 12 bytes then, and not 16.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(C, packed(4))]
 struct Hash(i64);
 
-/// A row by how many came after the base of its generation: 1 and up.
-type Offset = u32;
-
-/// Of an entry that is gone before it came to the table.
-const GONE: Offset = 0;
-
-/// Of a row that is beyond the base, and not too far.
-fn offset(base: i64, n: i64) -> Option<Offset> {
-    let offset = Offset::try_from(n.checked_sub(base)?).ok()?;
-    (offset != GONE).then_some(offset)
-}
-
-/// Entries of rows beyond a base.
+/// What is in memory.
 #[derive(Debug)]
 struct Memory {
-    /// The newest.
+    /// The newest entries, by how many rows they are beyond the base.
     gathering: HashMap<Hash, Offset, RandomState>,
     base: i64,
-    /// Those on their way into the table, in its order, until all of them are there.
-    moving: Vec<(Hash, Offset)>,
-    moving_base: i64,
-    /// Those that have no place among what gathers: their hash has one already, or their number is too far from the base.
+    /// Those that have no place among these: their hash has one already, or their number is too far from the base.
     odd: Vec<Entry>,
+    /// What has been written and is not merged, oldest first.
+    runs: Vec<Arc<Run>>,
 }
 
-impl std::fmt::Debug for Hash {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let hash = self.0;
-        write!(f, "{hash}")
-    }
+/// Where entries may be that have a hash.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Places {
+    /// Rows that have it.
+    rows: Vec<i64>,
+    /// Parts of runs that may know of others.
+    parts: Vec<i64>,
 }
 
 impl Memory {
@@ -135,53 +149,72 @@ impl Memory {
         }
     }
 
-    /// The numbers that a hash has here.
-    fn find(&self, hash: i64) -> Vec<i64> {
+    /// The rows of those that gather.
+    fn gathered(&self, hash: i64) -> Vec<i64> {
         let gathered = self.gathering.get(&Hash(hash));
         let gathered = gathered.map(|it| self.base + i64::from(*it));
         let odd = self.odd.iter().filter(|it| it.0 == hash).map(|it| it.1);
-        let moving = self.moving[self.place(hash)..]
-            .iter()
-            .take_while(|it| it.0 == Hash(hash))
-            .filter(|it| it.1 != GONE)
-            .map(|it| self.moving_base + i64::from(it.1));
-        gathered.into_iter().chain(odd).chain(moving).collect()
+        gathered.into_iter().chain(odd).collect()
     }
 
-    /// Where a hash is among those on their way, or would be.
-    fn place(&self, hash: i64) -> usize {
-        self.moving.partition_point(|it| it.0 < Hash(hash))
+    fn places(&self, hash: i64) -> Places {
+        Places {
+            rows: self.gathered(hash),
+            parts: self.runs.iter().filter_map(|it| it.part(hash)).collect(),
+        }
     }
 
-    /// Forgets one. Says whether the table has not had it: of those on their way the first so many are there.
-    fn remove(&mut self, entry: Entry, moved: usize) -> bool {
+    fn remove(&mut self, entry: Entry) {
         let (hash, n) = entry;
         if self.odd.contains(&entry) {
             self.odd.retain(|it| *it != entry);
-            return true;
-        }
-        if let hash_map::Entry::Occupied(gathered) = self.gathering.entry(Hash(hash))
+        } else if let hash_map::Entry::Occupied(gathered) = self.gathering.entry(Hash(hash))
             && self.base + i64::from(*gathered.get()) == n
         {
             gathered.remove();
-            return true;
         }
-        let (place, Some(offset)) = (self.place(hash), offset(self.moving_base, n)) else {
-            return false;
-        };
-        let same = self.moving[place..]
-            .iter()
-            .take_while(|it| it.0 == Hash(hash));
-        let Some(at) = same.into_iter().position(|it| it.1 == offset) else {
-            return false;
-        };
-        self.moving[place + at].1 = GONE;
-        place + at >= moved
     }
 
-    /// Whether a hash may have a row here.
-    fn has(&self, hash: i64) -> bool {
-        !self.find(hash).is_empty()
+    fn len(&self) -> usize {
+        self.gathering.len() + self.odd.len()
+    }
+}
+
+/// What is in memory of an index: its writer's, and known to readers.
+#[derive(Debug)]
+pub(super) struct Recent(Mutex<Memory>);
+
+impl Recent {
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The rows that may have this hash and are not in the table, as far as `connection` sees them. Whoever has not found
+    /// one among them looks into the table, all with snapshots that begin after this: an entry gathers until a commit has
+    /// it in a run, and is in a run until one has it in the table.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub(super) fn rows(
+        &self,
+        connection: &Connection,
+        table: &Table,
+        hash: i64,
+    ) -> Result<Vec<i64>, Trouble> {
+        let places = self.memory().places(hash);
+        let mut rows = places.rows;
+        for key in places.parts {
+            // What is gone since is in the table.
+            let part = runs::part(connection, table, key)?.unwrap_or_default();
+            let place = part.partition_point(|it| it.0 < hash);
+            rows.extend(
+                part[place..]
+                    .iter()
+                    .take_while(|it| it.0 == hash)
+                    .map(|it| it.1),
+            );
+        }
+        Ok(rows)
     }
 }
 
@@ -189,9 +222,9 @@ impl Memory {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Standing {
     /// It has all rows up to this one.
-    pub(super) until: i64,
+    until: i64,
     /// And of those after it, up to this one, all up to this hash.
-    pub(super) moving: Option<(i64, i64)>,
+    merged: Option<(i64, i64)>,
 }
 
 impl Standing {
@@ -199,8 +232,8 @@ impl Standing {
     ///
     /// # Errors
     /// SQLite's.
-    pub(super) fn read(connection: &Connection, name: &str) -> rusqlite::Result<Option<Self>> {
-        let sql = "SELECT until, moving_to, moved_to, digest FROM late WHERE name = ?1";
+    fn read(connection: &Connection, name: &str) -> rusqlite::Result<Option<Self>> {
+        let sql = "SELECT until, merging_to, merged_to, digest FROM late WHERE name = ?1";
         let mut statement = connection.prepare_cached(sql)?;
         let (until, to, hash, digest): (i64, Option<i64>, Option<i64>, Option<i64>) = statement
             .query_row([name], |row| {
@@ -208,21 +241,21 @@ impl Standing {
             })?;
         let standing = Self {
             until,
-            moving: to.zip(hash),
+            merged: to.zip(hash),
         };
         Ok((digest == Some(standing.digest(name))).then_some(standing))
     }
 
     fn note(self, connection: &Connection, name: &str) -> rusqlite::Result<()> {
-        let (to, hash) = self.moving.unzip();
-        let sql = "UPDATE late SET until = ?2, moving_to = ?3, moved_to = ?4, digest = ?5 WHERE name = ?1";
+        let (to, hash) = self.merged.unzip();
+        let sql = "UPDATE late SET until = ?2, merging_to = ?3, merged_to = ?4, digest = ?5 WHERE name = ?1";
         let values = (name, self.until, to, hash, self.digest(name));
         connection.prepare_cached(sql)?.execute(values).map(|_| ())
     }
 
     /// The first eight bytes of SHA-256 of all that it says.
     fn digest(self, name: &str) -> i64 {
-        let (to, hash) = self.moving.unwrap_or((self.until, i64::MIN));
+        let (to, hash) = self.merged.unwrap_or((self.until, i64::MIN));
         let mut digest = Sha256::new().chain_update(name);
         for number in [self.until, to, hash] {
             digest.update(number.to_be_bytes());
@@ -240,162 +273,100 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     let flags = FunctionFlags::SQLITE_UTF8
         | FunctionFlags::SQLITE_DETERMINISTIC
         | FunctionFlags::SQLITE_DIRECTONLY;
-    connection.create_scalar_function("late_digest", 4, flags, |context| {
-        let (to, hash): (Option<i64>, Option<i64>) = (context.get(2)?, context.get(3)?);
+    connection.create_scalar_function("late_digest", 2, flags, |context| {
         let standing = Standing {
             until: context.get(1)?,
-            moving: to.zip(hash),
+            merged: None,
         };
         let name: String = context.get(0)?;
         Ok(standing.digest(&name))
     })
 }
 
-/// What is wrong with a table, for who checks: it has each row up to where it is said to be, and nothing else. `rows` are
-/// all there are, with `n` and `hash`; `what` is what those are of.
-///
-/// # Errors
-/// Where it cannot be read.
-pub(super) fn fault(
-    connection: &Connection,
-    table: &Table,
-    rows: &str,
-    what: &str,
-) -> rusqlite::Result<Option<String>> {
-    let name = table.name;
-    let Some(standing) = Standing::read(connection, name)? else {
-        return Ok(Some(format!(
-            "how far the index of {what} is is not what was written"
-        )));
-    };
-    let there = "n <= ?1 OR (n <= ?2 AND hash <= ?3)";
-    let sql = format!(
-        "SELECT (SELECT count(*) FROM ({rows}) WHERE {there}), (SELECT count(*) FROM {name} WHERE {there}), \
-         (SELECT count(*) FROM {name}), (SELECT count(*) FROM {name} k JOIN ({rows}) r ON r.n = k.n WHERE r.hash = k.hash)"
-    );
-    let (to, hash) = standing.moving.unwrap_or((standing.until, i64::MIN));
-    let (rows, complete, all, right): (i64, i64, i64, i64) =
-        connection.query_row(&sql, [standing.until, to, hash], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-        })?;
-    Ok((rows != complete || all != right).then(|| {
-        format!(
-            "the index of {what} has {all} entries of which {right} are right, and {complete} for {rows} that it should have"
-        )
-    }))
-}
-
-/// What is in memory of an index: its writer's, and known to readers.
-#[derive(Debug)]
-pub(super) struct Recent(Mutex<Memory>);
-
-impl Recent {
-    fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The rows in memory that may have this hash. Whoever has not found one among them looks into the table, with a
-    /// snapshot that begins after this: an entry is here until the table has it in a commit.
-    pub(super) fn find(&self, hash: i64) -> Vec<i64> {
-        self.memory().find(hash)
-    }
-}
-
 /// An index by hashes, for its one writer.
 #[derive(Debug)]
 pub(super) struct Hashes {
     table: &'static Table,
-    /// Entries that gather.
-    step: usize,
+    sizes: Sizes,
     recent: Arc<Recent>,
-    /// How many of those on their way are in the table: by what is committed, and after the transaction under way.
-    moved: usize,
-    moved_next: usize,
-    /// How many of them were when that was noted last.
-    noted: usize,
-    noted_next: usize,
-    /// The newest row of those on their way.
-    moving_to: i64,
+    /// The run that the transaction under way has written.
+    written: Option<Run>,
+    /// What is merged: the runs up to this row, of which all entries up to a hash are in the table. With the transaction
+    /// under way, and without.
+    merging_to: i64,
+    merged_to: Option<i64>,
+    merged_before: Option<i64>,
+    merge: Option<Merge>,
+    /// Entries since it was noted how far that is.
+    unnoted: usize,
     /// How far the table is complete.
     until: i64,
-    /// Whether it is complete up to those on their way, once the transaction under way is committed.
+    /// Whether it is complete up to those that are merged, once the transaction under way is committed.
     all_there: bool,
     /// The greatest number that a row has had: with the transaction under way, and without.
     newest: i64,
     newest_before: i64,
-    /// Up to here they were read when this was opened, and the table may have had them.
-    read_to: i64,
-    /// Hashes that the table does not have, for as long as the transaction under way puts none into it.
+    /// Hashes that nothing has but what gathers, for as long as the transaction puts none into the table.
     absent: HashSet<i64, RandomState>,
     /// What the transaction under way has added.
     added: Vec<Entry>,
-    /// Whether it has removed anything.
-    removed: bool,
 }
 
 impl Hashes {
-    /// With the entries of rows beyond where the table is complete, as `missing` reads them. It may have some of them all
-    /// the same.
+    /// With the entries of rows that are in no run, as `missing` reads them.
     ///
     /// # Errors
-    /// SQLite's.
+    /// Where they cannot be read, or are not what was written.
     pub(super) fn open(
         connection: &Connection,
         table: &'static Table,
-        step: usize,
+        sizes: Sizes,
         missing: impl FnOnce(i64, &mut dyn FnMut(Entry)) -> rusqlite::Result<()>,
-    ) -> Result<Self, StoreError> {
-        let standing = Standing::read(connection, table.name).map_err(sort)?;
-        let Standing { until, moving } = standing.ok_or_else(|| {
-            let name = table.name;
-            StoreError::Fatal(format!(
-                "how far the index of {name} is stands in payd.db, and is not what was written: payd.db is damaged; keep a copy, \
-                 see what `payd verify` finds in it, and restore the newest backup"
-            ))
-        })?;
-        let moving_to = moving.map_or(until, |(to, _)| to);
-        let moved_to = moving.map(|(_, hash)| hash);
+    ) -> Result<Self, Trouble> {
+        let standing = Standing::read(connection, table.name)?;
+        let runs = Run::all(connection, table)?;
+        let begins = runs.first().map(Run::base);
+        let ends = |it: &Standing| {
+            it.merged
+                .is_none_or(|(to, _)| runs.iter().any(|run| run.end == to))
+        };
+        let Some(Standing { until, merged }) =
+            standing.filter(|it| begins.is_none_or(|begins| begins == it.until) && ends(it))
+        else {
+            return Err(runs::damaged(table));
+        };
+        let in_runs = runs.last().map_or(until, |run| run.end);
         let mut memory = Memory {
             gathering: HashMap::default(),
-            base: moving_to,
-            moving: Vec::new(),
-            moving_base: until,
+            base: in_runs,
             odd: Vec::new(),
+            runs: runs.into_iter().map(Arc::new).collect(),
         };
-        let mut newest = moving_to;
-        missing(until, &mut |(hash, n)| {
-            newest = newest.max(n);
-            if n > moving_to {
-                memory.add((hash, n));
-            } else if let Some(offset) = offset(until, n) {
-                if moved_to.is_none_or(|it| hash > it) {
-                    memory.moving.push((Hash(hash), offset));
-                }
-            } else {
-                memory.odd.push((hash, n));
-            }
-        })
-        .map_err(sort)?;
-        memory.moving.sort_unstable();
-        memory.moving.shrink_to_fit();
-        Ok(Self {
+        let mut newest = in_runs;
+        missing(in_runs, &mut |entry| {
+            newest = newest.max(entry.1);
+            memory.add(entry);
+        })?;
+        let merged_to = merged.map(|(_, hash)| hash);
+        let mut hashes = Self {
             table,
-            step,
+            sizes,
             recent: Arc::new(Recent(Mutex::new(memory))),
-            moved: 0,
-            moved_next: 0,
-            moving_to,
-            noted: 0,
-            noted_next: 0,
+            written: None,
+            merging_to: merged.map_or(until, |(to, _)| to),
+            merged_to,
+            merged_before: merged_to,
+            merge: None,
+            unnoted: 0,
             until,
             all_there: false,
             newest,
             newest_before: newest,
-            read_to: newest,
             absent: HashSet::default(),
             added: Vec::new(),
-            removed: false,
-        })
+        };
+        hashes.begin_to_merge();
+        Ok(hashes)
     }
 
     /// What readers are to know.
@@ -408,14 +379,20 @@ impl Hashes {
         self.newest
     }
 
-    /// The rows in memory that may have this hash.
-    pub(super) fn in_memory(&self, hash: i64) -> Vec<i64> {
-        self.recent.find(hash)
+    /// The rows that may have this hash, and are not in the table.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub(super) fn rows(&self, connection: &Connection, hash: i64) -> Result<Vec<i64>, Trouble> {
+        if self.is_absent(hash) {
+            return Ok(self.gathered(hash));
+        }
+        self.recent.rows(connection, self.table, hash)
     }
 
-    /// Whether there are any.
-    pub(super) fn has(&self, hash: i64) -> bool {
-        self.recent.memory().has(hash)
+    /// The rows of those that gather, which may not have been written yet.
+    pub(super) fn gathered(&self, hash: i64) -> Vec<i64> {
+        self.recent.memory().gathered(hash)
     }
 
     /// A row that is new, and found by its hash from now on. Readers find it too, and see it once it is committed.
@@ -423,24 +400,6 @@ impl Hashes {
         self.newest = self.newest.max(entry.1);
         self.added.push(entry);
         self.recent.memory().add(entry);
-    }
-
-    /// Forgets a row.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub(super) fn remove(
-        &mut self,
-        connection: &Connection,
-        entry: Entry,
-        delete: &str,
-    ) -> rusqlite::Result<()> {
-        self.removed = true;
-        let only_here = self.recent.memory().remove(entry, self.moved_next);
-        if !only_here || entry.1 <= self.read_to {
-            connection.prepare_cached(delete)?.execute(entry)?;
-        }
-        Ok(())
     }
 
     /// A transaction begins.
@@ -458,7 +417,7 @@ impl Hashes {
         mut hashes: Vec<i64>,
     ) -> rusqlite::Result<usize> {
         let memory = self.recent.memory();
-        hashes.retain(|hash| !memory.has(*hash));
+        hashes.retain(|hash| memory.places(*hash) == Places::default());
         drop(memory);
         let mut looked = 0;
         for some in hashes.chunks(MANY).filter(|it| it.len() >= WORTH_IT) {
@@ -477,142 +436,243 @@ impl Hashes {
         Ok(looked)
     }
 
-    /// The table was asked and does not have it.
+    /// It was looked for everywhere, and is not there.
     pub(super) fn not_there(&mut self, hash: i64) {
         self.absent.insert(hash);
     }
 
-    /// Whether the table is known not to have it.
+    /// Whether nothing is known to have it but what gathers.
     pub(super) fn is_absent(&self, hash: i64) -> bool {
         self.absent.contains(&hash)
     }
 
-    /// The transaction is about to be committed: puts some into the table, where it is time. Says whether the table is
-    /// complete up to another row than before.
+    /// The transaction is about to be committed: writes a run, or puts some entries into the table, where it is time; of
+    /// rows before the oldest that there is, none. Says whether a start will read from another row on than before.
     ///
     /// # Errors
-    /// SQLite's.
-    pub(super) fn bring(&mut self, connection: &Connection) -> rusqlite::Result<bool> {
-        if self.added.is_empty() || self.until == self.moving_to {
+    /// Where that cannot be written.
+    pub(super) fn bring(&mut self, connection: &Connection, oldest: i64) -> Result<bool, Trouble> {
+        if self.added.is_empty() {
             return Ok(false);
         }
-        let memory = self.recent.memory();
-        // They are all there when as many have gathered again as it takes to set off: mostly one for each that is added.
-        let pace = self.added.len().saturating_mul(memory.moving.len());
-        let end = self.moved.saturating_add(pace.div_ceil(self.step));
-        let mut end = end.min(memory.moving.len());
-        // Those with the same hash go together, so that one hash tells how far they are.
-        while end > 0
-            && memory
-                .moving
-                .get(end)
-                .is_some_and(|it| it.0 == memory.moving[end - 1].0)
-        {
-            end += 1;
-        }
-        let these = &memory.moving[self.moved..end];
-        let last = these.last().map(|it| (it.0).0);
-        let entry = |it: &(Hash, Offset)| ((it.0).0, memory.moving_base + i64::from(it.1));
-        let mut there: Vec<Entry> = these.iter().filter(|it| it.1 != GONE).map(entry).collect();
-        self.moved_next = end;
-        self.all_there = self.moved_next == memory.moving.len();
-        if self.all_there {
-            let odd = memory.odd.iter().filter(|it| it.1 <= self.moving_to);
-            there.extend(odd);
-        }
-        drop(memory);
         self.absent.clear();
-        self.table.insert.write(connection, &there)?;
-        if self.all_there {
-            let (until, moving) = (self.moving_to, None);
-            Standing { until, moving }.note(connection, self.table.name)?;
-        } else if let Some(last) = last
-            && (self.noted == 0 || self.moved_next - self.noted >= self.step / NOTES)
-        {
-            let (until, moving) = (self.until, Some((self.moving_to, last)));
-            Standing { until, moving }.note(connection, self.table.name)?;
-            self.noted_next = self.moved_next;
+        self.write_run(connection)?;
+        if self.until < self.merging_to {
+            self.merge(connection, oldest)?;
         }
-        Ok(self.all_there)
+        Ok(self.written.is_some())
+    }
+
+    /// Writes what gathers as a run, if it is enough.
+    fn write_run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let memory = self.recent.memory();
+        if memory.len() < self.sizes.run {
+            return Ok(());
+        }
+        let base = memory.base;
+        let (odd, far): (Vec<Entry>, Vec<Entry>) = memory
+            .odd
+            .iter()
+            .partition(|it| offset(base, it.1).is_some());
+        let number = memory.runs.last().map_or(1, |run| run.number + 1);
+        let gathered = memory
+            .gathering
+            .iter()
+            .map(|(hash, offset)| (hash.0, *offset));
+        let mut entries: Vec<_> = gathered.collect();
+        drop(memory);
+        entries.extend(
+            odd.iter()
+                .filter_map(|it| Some((it.0, offset(base, it.1)?))),
+        );
+        entries.sort_unstable();
+        self.table.insert.write(connection, &far)?;
+        let run = Run::write(
+            connection,
+            self.table,
+            number,
+            (base, self.newest),
+            &entries,
+        )?;
+        self.written = Some(run);
+        Ok(())
+    }
+
+    /// Merges on, so far that it is done when as many runs have been written again: mostly an entry for each that is added.
+    fn merge(&mut self, connection: &Connection, oldest: i64) -> Result<(), Trouble> {
+        let runs = self.merged_runs();
+        let all: usize = runs.iter().map(|run| run.entries).sum();
+        if self.merge.is_none() {
+            let merge = Merge::beyond(connection, self.table, &runs, self.merged_to)?;
+            self.merge = Some(merge);
+        }
+        let Some(merge) = self.merge.as_mut() else {
+            return Ok(());
+        };
+        let count = self.added.len().saturating_mul(all);
+        let count = count.div_ceil(self.sizes.run * self.sizes.merged);
+        let mut entries = Vec::with_capacity(count);
+        while let Some(entry) = merge.peek() {
+            // Those with the same hash go together, so that one hash tells how far they are.
+            if entries.len() >= count && self.merged_to != Some(entry.0) {
+                break;
+            }
+            self.merged_to = Some(entry.0);
+            entries.extend(merge.next(connection, self.table)?);
+        }
+        self.unnoted += entries.len();
+        self.all_there = merge.peek().is_none();
+        entries.retain(|it| it.1 >= oldest);
+        self.table.insert.write(connection, &entries)?;
+        let standing = if self.all_there {
+            let last = runs.last().map_or(0, |run| run.last_key());
+            let mut statement = connection.prepare_cached(self.table.drop_parts)?;
+            statement.execute([last])?;
+            Standing {
+                until: self.merging_to,
+                merged: None,
+            }
+        } else if self.unnoted >= all / NOTES {
+            self.unnoted = 0;
+            Standing {
+                until: self.until,
+                merged: self.merged_to.map(|hash| (self.merging_to, hash)),
+            }
+        } else {
+            return Ok(());
+        };
+        Ok(standing.note(connection, self.table.name)?)
+    }
+
+    fn merged_runs(&self) -> Vec<Arc<Run>> {
+        let memory = self.recent.memory();
+        let runs = memory.runs.iter().filter(|run| run.end <= self.merging_to);
+        runs.cloned().collect()
     }
 
     /// It is committed.
     pub(super) fn committed(&mut self) {
         self.added.clear();
-        self.removed = false;
-        self.moved = self.moved_next;
-        self.noted = self.noted_next;
         self.newest_before = self.newest;
-        if std::mem::take(&mut self.all_there) {
-            let mut memory = self.recent.memory();
-            memory.moving = Vec::new();
-            memory.odd.retain(|it| it.1 > self.moving_to);
-            self.until = self.moving_to;
-            (self.moved, self.moved_next) = (0, 0);
-            (self.noted, self.noted_next) = (0, 0);
+        self.merged_before = self.merged_to;
+        let mut memory = self.recent.memory();
+        if let Some(run) = self.written.take() {
+            memory.gathering.clear();
+            memory.gathering.shrink_to(self.sizes.run);
+            memory.odd.clear();
+            memory.base = run.end;
+            memory.runs.push(Arc::new(run));
         }
-        self.set_off();
+        if std::mem::take(&mut self.all_there) {
+            memory.runs.retain(|run| run.end > self.merging_to);
+            self.until = self.merging_to;
+            (self.merge, self.merged_to, self.merged_before) = (None, None, None);
+        }
+        drop(memory);
+        self.begin_to_merge();
     }
 
-    /// It is rolled back. Says whether this is again as it was before; if not, it is to be opened anew.
-    pub(super) fn rolled_back(&mut self) -> bool {
-        self.moved_next = self.moved;
-        self.noted_next = self.noted;
+    /// It is rolled back.
+    pub(super) fn rolled_back(&mut self) {
+        self.written = None;
         self.all_there = false;
         self.newest = self.newest_before;
+        if self.merged_to != self.merged_before {
+            (self.merge, self.merged_to) = (None, self.merged_before);
+        }
         let mut memory = self.recent.memory();
         for entry in self.added.drain(..) {
-            memory.remove(entry, 0);
+            memory.remove(entry);
         }
-        !std::mem::take(&mut self.removed)
     }
 
-    /// Those that have gathered are on their way from now on, if they are enough and no others are. Between two
-    /// transactions.
-    fn set_off(&mut self) {
-        if self.until != self.moving_to {
+    /// The runs that there are, if they are enough and none are being merged.
+    fn begin_to_merge(&mut self) {
+        if self.until < self.merging_to {
             return;
         }
         let memory = self.recent.memory();
-        if memory.gathering.len() + memory.odd.len() < self.step {
-            return;
+        if memory.runs.len() >= self.sizes.merged
+            && let Some(last) = memory.runs.last()
+        {
+            self.merging_to = last.end;
+            self.unnoted = usize::MAX / 2;
         }
-        let base = memory.base;
-        let odd = memory.odd.iter().copied();
-        let odd = odd.filter_map(|(hash, n)| Some((Hash(hash), offset(base, n)?)));
-        let gathered = memory
-            .gathering
-            .iter()
-            .map(|(hash, offset)| (*hash, *offset));
-        let mut moving: Vec<_> = gathered.chain(odd).collect();
-        drop(memory);
-        // Readers need not wait for this.
-        moving.sort_unstable();
-        let mut memory = self.recent.memory();
-        memory.moving = moving;
-        memory.moving_base = base;
-        // What is too far goes into the table with the last of them.
-        memory.odd.retain(|it| offset(base, it.1).is_none());
-        memory.gathering.clear();
-        memory.gathering.shrink_to(self.step);
-        memory.base = self.newest;
-        self.moving_to = self.newest;
     }
+}
+
+/// Up to this row all are in the table or in runs, and a start does not read them.
+///
+/// # Errors
+/// Where that cannot be read.
+pub(super) fn written_to(connection: &Connection, table: &Table) -> Result<i64, Trouble> {
+    match Run::all(connection, table)?.last() {
+        Some(run) => Ok(run.end),
+        None => Ok(late::until(connection, table.name)?),
+    }
+}
+
+/// What is wrong with a table and its runs, for who checks: they have each row, and nothing else. `rows` are all there
+/// are, with `n` and `hash`; `what` is what those are of.
+///
+/// # Errors
+/// Where it cannot be read.
+pub(super) fn fault(
+    connection: &Connection,
+    table: &Table,
+    rows: &str,
+    what: &str,
+) -> Result<Option<String>, Trouble> {
+    let name = table.name;
+    let Some(standing) = Standing::read(connection, name)? else {
+        let why = format!("how far the index of {what} is is not what was written");
+        return Ok(Some(why));
+    };
+    let there = "n <= ?1 OR (n <= ?2 AND hash <= ?3)";
+    let sql = format!(
+        "SELECT (SELECT count(*) FROM ({rows}) WHERE {there}), (SELECT count(*) FROM {name} WHERE {there}), \
+         (SELECT count(*) FROM {name}), (SELECT count(*) FROM {name} k JOIN ({rows}) r ON r.n = k.n WHERE r.hash = k.hash)"
+    );
+    let (to, hash) = standing.merged.unwrap_or((standing.until, i64::MIN));
+    let count = connection.query_row(&sql, [standing.until, to, hash], |row| {
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+    });
+    let (expected, complete, all, right): (i64, i64, i64, i64) = count?;
+    if expected != complete || all != right {
+        return Ok(Some(format!(
+            "the index of {what} has {all} entries of which {right} are right, and {complete} for {expected} that it should have"
+        )));
+    }
+    let runs = match Run::all(connection, table) {
+        Err(Trouble::Damaged(_)) => {
+            return Ok(Some(format!(
+                "a run of the index of {what} is not what was written"
+            )));
+        }
+        runs => runs?,
+    };
+    let sql = format!("SELECT hash, n FROM ({rows}) WHERE n > ?1 AND n <= ?2");
+    for run in runs {
+        let mut known: HashSet<Entry> = HashSet::new();
+        for key in run.keys() {
+            known.extend(runs::part(connection, table, key)?.unwrap_or_default());
+        }
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut found = statement.query([run.base(), run.end])?;
+        while let Some(row) = found.next()? {
+            let entry = (row.get(0)?, row.get(1)?);
+            if !known.contains(&entry) {
+                let why = format!("the index of {what} does not have row {}", entry.1);
+                return Ok(Some(why));
+            }
+        }
+    }
+    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn memory(base: i64) -> Memory {
-        Memory {
-            gathering: HashMap::default(),
-            base,
-            moving: Vec::new(),
-            moving_base: base,
-            odd: Vec::new(),
-        }
-    }
 
     #[test]
     fn an_entry_takes_twelve_bytes() {
@@ -621,7 +681,12 @@ mod tests {
 
     #[test]
     fn numbers_that_are_far_from_the_others_are_kept_as_they_are() {
-        let mut memory = memory(10);
+        let mut memory = Memory {
+            gathering: HashMap::default(),
+            base: 10,
+            odd: Vec::new(),
+            runs: Vec::new(),
+        };
         let far = 11 + (1 << 40);
         let entries = [
             (5, 11),
@@ -637,14 +702,12 @@ mod tests {
         assert_eq!(memory.odd, [(5, 12), (6, far), (7, 10), (i64::MIN, 9)]);
         for hash in [5, 6, 7, i64::MIN, i64::MAX, 8] {
             let numbers = entries.iter().filter(|it| it.0 == hash).map(|it| it.1);
-            let numbers: Vec<_> = numbers.collect();
-            assert_eq!(memory.find(hash), numbers);
-            assert_eq!(memory.has(hash), !numbers.is_empty());
+            assert_eq!(memory.gathered(hash), numbers.collect::<Vec<_>>());
         }
         for entry in entries {
-            assert!(memory.remove(entry, 0));
-            assert!(!memory.remove(entry, 0));
-            assert!(!memory.find(entry.0).contains(&entry.1));
+            memory.remove(entry);
+            assert!(!memory.gathered(entry.0).contains(&entry.1));
         }
+        assert_eq!(memory.len(), 0);
     }
 }

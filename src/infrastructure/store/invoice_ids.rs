@@ -21,8 +21,9 @@ use crate::application::ports::StoreError;
 use crate::domain::InvoiceId;
 
 use super::error::{sort, sort_row};
-use super::hashes::{self, Hashes, Recent, Table, table};
+use super::hashes::{self, Hashes, Recent, Sizes, Table, table};
 use super::late;
+use super::runs::Trouble;
 
 /// Where the greatest id is noted that an invoice may have of those that the table has: its hash in hexadecimal, a space,
 /// and the id.
@@ -31,7 +32,7 @@ const GREATEST: &str = "greatest_invoice_id";
 /// Greater than any id.
 const UNKNOWN: &str = "\u{10ffff}";
 
-static TABLE: Table = table!("invoice_ids");
+static TABLE: Table = table!("invoice_ids", "invoice_id_runs");
 
 /// The first eight bytes of an id's SHA-256, by which it is found. Nobody finds two ids with the same one by trying as
 /// long as an id costs.
@@ -59,7 +60,7 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
 #[derive(Debug)]
 pub(super) struct Places {
     pub(super) hash: i64,
-    /// Rows, by number, that may have it.
+    /// Rows, by number, that may have it, and are not in the table.
     pub(super) rows: Vec<i64>,
     /// Whether the table may have others.
     pub(super) table: bool,
@@ -81,15 +82,15 @@ impl InvoiceIds {
     /// # Errors
     /// SQLite's.
     pub(super) fn open(connection: &Connection) -> Result<Self, StoreError> {
-        Self::open_with(connection, hashes::STEP)
+        Self::open_with(connection, hashes::SIZES)
     }
 
-    fn open_with(connection: &Connection, step: usize) -> Result<Self, StoreError> {
+    fn open_with(connection: &Connection, sizes: Sizes) -> Result<Self, StoreError> {
         let mut greatest = greatest(connection).map_err(sort)?;
-        let hashes = Hashes::open(connection, &TABLE, step, |until, each| {
+        let hashes = Hashes::open(connection, &TABLE, sizes, |from, each| {
             let sql = "SELECT n, id_hash, id FROM invoices WHERE n > ?1";
             let mut statement = connection.prepare_cached(sql)?;
-            let mut found = statement.query([until])?;
+            let mut found = statement.query([from])?;
             while let Some(row) = found.next()? {
                 let (n, hash) = (row.get(0)?, row.get(1)?);
                 each((hash, n));
@@ -144,20 +145,27 @@ impl InvoiceIds {
     }
 
     /// Where an invoice is, if it is anywhere. What waits to be written is in memory already.
-    pub(super) fn places(&self, id: &InvoiceId) -> Option<Places> {
+    ///
+    /// # Errors
+    /// Where it cannot be looked for.
+    pub(super) fn places(
+        &self,
+        connection: &Connection,
+        id: &InvoiceId,
+    ) -> Result<Option<Places>, StoreError> {
         if self.is_beyond_all(id) {
-            return None;
+            return Ok(None);
         }
         let hash = id_hash(id.as_str().as_bytes());
         let places = Places {
             hash,
-            rows: self.hashes.in_memory(hash),
+            rows: self.hashes.rows(connection, hash)?,
             table: !self.hashes.is_absent(hash),
         };
-        (places.table || !places.rows.is_empty()).then_some(places)
+        Ok((places.table || !places.rows.is_empty()).then_some(places))
     }
 
-    /// It was looked for in the table, which has nothing with this hash.
+    /// It was looked for everywhere, and nothing has this hash.
     pub(super) fn not_there(&mut self, hash: i64) {
         self.hashes.not_there(hash);
     }
@@ -171,14 +179,20 @@ impl InvoiceIds {
         connection: &Connection,
         (id, hash, n): (&InvoiceId, i64, i64),
     ) -> Result<(), StoreError> {
+        let text = id.as_str();
+        // What is beyond all that there were can only be as new itself.
+        let is_beyond = text > self.greatest_before.as_str();
+        let rows = if is_beyond {
+            self.hashes.gathered(hash)
+        } else {
+            self.hashes.rows(connection, hash)?
+        };
         let mut other = None;
-        for n in self.hashes.in_memory(hash) {
+        for n in rows {
             let sql = "SELECT n, id FROM invoices WHERE n = ?1";
             other = other.or(the_one(connection, sql, n, (hash, id))?);
         }
-        let text = id.as_str();
-        let is_new = text > self.greatest_before.as_str() || self.hashes.is_absent(hash);
-        if other.is_none() && !is_new {
+        if other.is_none() && !is_beyond && !self.hashes.is_absent(hash) {
             other = number_in_table(connection, hash, id)?;
         }
         if other.is_some() {
@@ -193,19 +207,19 @@ impl InvoiceIds {
 
     /// Whether an invoice with this hash may not have been written yet.
     pub(super) fn may_wait(&self, hash: i64) -> bool {
-        self.hashes.has(hash)
+        !self.hashes.gathered(hash).is_empty()
     }
 
-    /// The transaction is about to be committed: puts some into the table, where it is time.
+    /// The transaction is about to be committed: writes some of it, where it is time.
     ///
     /// # Errors
-    /// SQLite's.
-    pub(super) fn bring(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        if self.hashes.bring(connection)? {
-            // What is newer than the table is read at a start.
+    /// Where that cannot be written.
+    pub(super) fn bring(&mut self, connection: &Connection) -> Result<(), Trouble> {
+        if self.hashes.bring(connection, 0)? {
+            // What is newer than the runs is read at a start.
             connection
-                .prepare_cached("UPDATE meta SET value = ?2 WHERE name = ?1")?
-                .execute((GREATEST, noted(&self.greatest)))?;
+                .prepare_cached("UPDATE meta SET value = ?2 WHERE name = ?1")
+                .and_then(|mut statement| statement.execute((GREATEST, noted(&self.greatest))))?;
         }
         Ok(())
     }
@@ -237,7 +251,7 @@ fn greatest(connection: &Connection) -> rusqlite::Result<String> {
 }
 
 /// The number of the invoice with this id, for readers. `recent` is what the writer has in memory, if it is in this
-/// process. Not within a snapshot that is older than this: see [`Recent::find`].
+/// process. Not within a snapshot that is older than this: see [`Recent::rows`].
 ///
 /// # Errors
 /// Where it cannot be looked for, or has another id than it had.
@@ -253,7 +267,7 @@ pub(super) fn number(
                WHERE n > (SELECT until FROM late WHERE name = 'invoice_ids') AND (id_hash = ?1 OR invoice_hash(id) = ?1)";
         return the_one(connection, sql, hash, (hash, id));
     };
-    for n in recent.find(hash) {
+    for n in recent.rows(connection, &TABLE, hash)? {
         let sql = "SELECT n, id FROM invoices WHERE n = ?1";
         let found = the_one(connection, sql, n, (hash, id))?;
         if found.is_some() {
@@ -311,18 +325,21 @@ pub(super) fn unlike(n: i64, has: &[u8], (hash, id): (i64, &InvoiceId)) -> Resul
 ///
 /// # Errors
 /// Where it cannot be read.
-pub(super) fn fault(connection: &Connection) -> rusqlite::Result<Option<String>> {
+pub(super) fn fault(connection: &Connection) -> Result<Option<String>, StoreError> {
     let rows = "SELECT n, id_hash AS hash FROM invoices";
     if let Some(fault) = hashes::fault(connection, &TABLE, rows, "invoice ids")? {
         return Ok(Some(fault));
     }
-    let until = late::until(connection, TABLE.name)?;
-    let last: Option<String> = connection.query_row(
-        "SELECT max(id) FROM invoices WHERE n <= ?1",
-        [until],
-        |row| row.get(0),
-    )?;
-    let greatest = greatest(connection)?;
+    let until = late::until(connection, TABLE.name).map_err(sort)?;
+    let written_to = hashes::written_to(connection, &TABLE)?;
+    let last: Option<String> = connection
+        .query_row(
+            "SELECT max(id) FROM invoices WHERE n <= ?1",
+            [written_to],
+            |row| row.get(0),
+        )
+        .map_err(sort)?;
+    let greatest = greatest(connection).map_err(sort)?;
     if greatest == UNKNOWN || last.is_some_and(|last| last > greatest) {
         return Ok(Some(
             "the greatest id of an invoice is not the one that is noted".to_owned(),
@@ -335,7 +352,8 @@ pub(super) fn fault(connection: &Connection) -> rusqlite::Result<Option<String>>
          UNION ALL SELECT id FROM invoices WHERE n > ?1 GROUP BY id HAVING count(*) > 1";
     let twice: Option<String> = connection
         .query_row(twice, [until], |row| row.get(0))
-        .optional()?;
+        .optional()
+        .map_err(sort)?;
     Ok(twice.map(|id| format!("there are two invoices {id}")))
 }
 
@@ -359,7 +377,7 @@ mod tests {
     use super::*;
 
     /// Few enough that a test goes through many rounds of gathering and moving.
-    const SMALL: usize = 16;
+    const SMALL: Sizes = Sizes { run: 16, merged: 2 };
 
     fn id(text: &str) -> InvoiceId {
         InvoiceId::parse(text).unwrap()
@@ -388,7 +406,7 @@ mod tests {
 
     fn find(connection: &Connection, ids: &InvoiceIds, text: &str) -> Option<i64> {
         let id = id(text);
-        let places = ids.places(&id)?;
+        let places = ids.places(connection, &id).unwrap()?;
         let by_number = "SELECT n, id FROM invoices WHERE n = ?1";
         let look = |n: &i64| the_one(connection, by_number, *n, (places.hash, &id)).unwrap();
         let found = places.rows.iter().find_map(look);
@@ -508,7 +526,7 @@ mod tests {
                 // The newest are those that move.
                 let text: String = {
                     let made: std::sync::MutexGuard<'_, Vec<String>> = made.lock().unwrap();
-                    let near = made.len().min(4 * SMALL);
+                    let near = made.len().min(100);
                     if near == 0 {
                         continue;
                     }
@@ -550,7 +568,7 @@ mod tests {
             ids.begin();
             make(&connection, &mut ids, "a", 1);
             make(&connection, &mut ids, "b", 2);
-            let until = "UPDATE late SET until = ?1, digest = late_digest('invoice_ids', ?1, NULL, NULL) WHERE name = 'invoice_ids'";
+            let until = "UPDATE late SET until = ?1, digest = late_digest('invoice_ids', ?1) WHERE name = 'invoice_ids'";
             connection.execute(until, [in_table]).unwrap();
             let greatest = "UPDATE meta SET value = ?1 WHERE name = 'greatest_invoice_id'";
             connection.execute(greatest, [noted("b")]).unwrap();

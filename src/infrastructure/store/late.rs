@@ -10,6 +10,9 @@
 
 use rusqlite::Connection;
 
+use crate::application::ports::StoreError;
+
+use super::error::sort;
 use super::{answer_keys, invoice_ids};
 
 /// Rows after which an index is brought up to date. It takes a millisecond or two, of which the commits in
@@ -182,7 +185,7 @@ pub(super) fn until(connection: &Connection, name: &str) -> rusqlite::Result<i64
 ///
 /// # Errors
 /// Where they cannot be read.
-pub(super) fn fault(connection: &Connection) -> rusqlite::Result<Option<String>> {
+pub(super) fn fault(connection: &Connection) -> Result<Option<String>, StoreError> {
     let types = "SELECT \
          (SELECT count(*) FROM event_types), \
          (SELECT count(*) FROM events WHERE sequence <= ?1), \
@@ -203,10 +206,11 @@ pub(super) fn fault(connection: &Connection) -> rusqlite::Result<Option<String>>
         (PAYMENT_IDS, ids, "payment ids"),
         (IN_STATUS, statuses, "invoices by status"),
     ] {
-        let until = until(connection, name)?;
-        let (there, rows, right): (i64, i64, i64) = connection.query_row(sql, [until], |row| {
+        let until = until(connection, name).map_err(sort)?;
+        let counts = connection.query_row(sql, [until], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })?;
+        });
+        let (there, rows, right): (i64, i64, i64) = counts.map_err(sort)?;
         if (there, right) != (rows, rows) {
             return Ok(Some(format!(
                 "the index of {what} has {there} entries of which {right} are right, for {rows} rows"

@@ -16,6 +16,7 @@ mod invoice_ids;
 mod late;
 mod mark;
 mod room;
+mod runs;
 mod together;
 mod wal;
 

@@ -33,6 +33,7 @@ use super::rows::{
     self, INVOICE_WIDTH, failure_json, from_payment_by_id, invoice_columns, payment_columns,
     state_code, status_code, type_code,
 };
+use super::runs::Trouble;
 use super::together::{AnswerRow, EventRow, InvoiceRow, Waiting};
 use super::tokens;
 
@@ -57,8 +58,7 @@ pub struct SqliteStore {
     path: PathBuf,
     mark: Mark,
     late: Late,
-    /// `None`: to be read from the database.
-    answer_keys: Option<AnswerKeys>,
+    answer_keys: AnswerKeys,
     invoice_ids: InvoiceIds,
     waiting: Waiting,
     /// The key of the newest invoice, and payd's age in time lived, where they are known.
@@ -97,7 +97,7 @@ impl SqliteStore {
             path: path.to_owned(),
             mark,
             late,
-            answer_keys: Some(answer_keys),
+            answer_keys,
             invoice_ids,
             waiting: Waiting::new(),
             newest_invoice: None,
@@ -281,7 +281,7 @@ impl SqliteStore {
         let mut found = statement.query([places.hash]).map_err(sort)?;
         let mut row = found.next().map_err(sort_row)?;
         self.ahead.took(1, started.elapsed());
-        if row.is_none() {
+        if row.is_none() && places.rows.is_empty() {
             self.invoice_ids.not_there(places.hash);
         }
         while let Some(candidate) = row {
@@ -291,6 +291,13 @@ impl SqliteStore {
             row = found.next().map_err(sort_row)?;
         }
         Ok(None)
+    }
+
+    /// Brings the indexes up to date that are not those of SQLite, where it is time.
+    fn bring(&mut self) -> Result<(), Trouble> {
+        self.late.bring(&self.connection)?;
+        self.answer_keys.bring(&self.connection)?;
+        self.invoice_ids.bring(&self.connection)
     }
 
     /// Payd's age in time lived, by which answers expire.
@@ -391,17 +398,6 @@ fn stored_answer(row: &Row<'_>) -> rusqlite::Result<StoredAnswer> {
     })
 }
 
-/// The keys of answers, read anew where they are not known since a transaction was rolled back.
-fn known<'k>(
-    keys: &'k mut Option<AnswerKeys>,
-    connection: &Connection,
-) -> Result<&'k mut AnswerKeys, StoreError> {
-    Ok(match keys {
-        Some(keys) => keys,
-        unknown @ None => unknown.insert(AnswerKeys::open(connection)?),
-    })
-}
-
 /// An event's sequence, as it is stored.
 fn as_stored(sequence: u64) -> Result<i64, StoreError> {
     i64::try_from(sequence).map_err(|error| StoreError::Fatal(error.to_string()))
@@ -499,9 +495,7 @@ impl Store for SqliteStore {
         self.newest = None;
         self.waiting.forget();
         self.late.begin();
-        if let Some(keys) = self.answer_keys.as_mut() {
-            keys.begin();
-        }
+        self.answer_keys.begin();
         self.invoice_ids.begin();
         self.checkpointer.see_to_the_rest(&self.connection);
         self.execute("BEGIN IMMEDIATE", &[]).map(|_| ())
@@ -532,13 +526,13 @@ impl Store for SqliteStore {
         let looked = self.invoice_ids.expect(&self.connection, ids);
         let (count, time) = looked.map_err(sort)?;
         self.ahead.took(count, time);
-        known(&mut self.answer_keys, &self.connection)?
+        self.answer_keys
             .expect(&self.connection, keys)
             .map_err(sort)
     }
 
     fn load(&mut self, id: &InvoiceId) -> Result<Option<Entry>, StoreError> {
-        let Some(places) = self.invoice_ids.places(id) else {
+        let Some(places) = self.invoice_ids.places(&self.connection, id)? else {
             return Ok(None);
         };
         self.write_waiting_invoices()?;
@@ -692,8 +686,7 @@ impl Store for SqliteStore {
     }
 
     fn answer(&mut self, name: AnswerName<'_>) -> Result<Option<StoredAnswer>, StoreError> {
-        let keys = known(&mut self.answer_keys, &self.connection)?;
-        if keys.has(name.hash) {
+        if self.answer_keys.may_wait(name.hash) {
             let mut waiting = self.waiting.answers.waiting().iter();
             let same = |row: &&AnswerRow| row.key == name.key && row.actor == *name.actor;
             if let Some(row) = waiting.find(same) {
@@ -712,8 +705,8 @@ impl Store for SqliteStore {
                 " FROM answer_keys k JOIN answers a ON a.n = k.n WHERE k.hash = ?1 AND a.key = ?2 AND a.actor = ?3"
             ),
         ];
-        keys.find(&self.connection, name, sql, stored_answer)
-            .map_err(sort)
+        self.answer_keys
+            .find(&self.connection, name, sql, stored_answer)
     }
 
     fn save(&mut self, entry: &mut Entry) -> Result<(), StoreError> {
@@ -786,8 +779,8 @@ impl Store for SqliteStore {
         stored: StoredAnswer,
     ) -> Result<(), StoreError> {
         let born_at_age = self.age()?;
-        let keys = known(&mut self.answer_keys, &self.connection)?;
-        let n = keys
+        let n = self
+            .answer_keys
             .add(name.hash)
             .ok_or_else(|| StoreError::Fatal("there are no more numbers for answers".to_owned()))?;
         let row = AnswerRow {
@@ -815,8 +808,7 @@ impl Store for SqliteStore {
         )?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let age = self.age()?.saturating_sub(ANSWER_AGE_MAX_MS);
-        let keys = known(&mut self.answer_keys, &self.connection)?;
-        let expired = keys.expire(&self.connection, age, limit);
+        let expired = self.answer_keys.expire(&self.connection, age, limit);
         self.sorted(expired)
     }
 
@@ -854,22 +846,18 @@ impl Store for SqliteStore {
                 &[],
             )?;
         }
-        let mut brought = self.late.bring(&self.connection);
-        if let Some(keys) = self.answer_keys.as_mut() {
-            brought = brought.and_then(|()| keys.bring(&self.connection));
-        }
-        brought = brought.and_then(|()| self.invoice_ids.bring(&self.connection));
-        if let Err(error) = brought {
-            let error = self.sort_write(error);
+        if let Err(trouble) = self.bring() {
+            let error = match trouble {
+                Trouble::Sqlite(error) => self.sort_write(error),
+                damaged @ Trouble::Damaged(_) => damaged.into(),
+            };
             self.rollback();
             return Err(error);
         }
         match self.execute("COMMIT", &[]) {
             Ok(_) => {
                 self.late.committed();
-                if let Some(keys) = self.answer_keys.as_mut() {
-                    keys.committed();
-                }
+                self.answer_keys.committed();
                 self.invoice_ids.committed();
                 self.mark.advance(self.newest.take());
                 Ok(())
@@ -886,7 +874,7 @@ impl Store for SqliteStore {
     fn rollback(&mut self) {
         self.waiting.forget();
         (self.newest_invoice, self.age) = (None, None);
-        self.answer_keys.take_if(|keys| !keys.rolled_back());
+        self.answer_keys.rolled_back();
         self.invoice_ids.rolled_back();
         // SQLite rolls back by itself after some errors; then there is nothing left to do.
         if !self.connection.is_autocommit()

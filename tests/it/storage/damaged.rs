@@ -283,7 +283,7 @@ fn a_late_index_that_hides_what_its_table_has_is_refused_and_seen_by_verify() {
         "UPDATE late SET until = 1 WHERE name = 'payment_ids'",
         "UPDATE late SET until = 1 WHERE name = 'invoices_in_status'",
         "UPDATE late SET until = 1 WHERE name = 'invoice_ids'",
-        "UPDATE late SET moving_to = 1, moved_to = 0 WHERE name = 'answer_keys'",
+        "UPDATE late SET merging_to = 1, merged_to = 0 WHERE name = 'answer_keys'",
     ] {
         let mut daemon = Daemon::start();
         let body = r#"{"id":"needle-1","amount":1000}"#;

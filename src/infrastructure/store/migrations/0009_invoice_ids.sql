@@ -1,16 +1,19 @@
 -- Invoice ids in no order belonged anywhere in one index of all of them: a page of sixty, read, logged and written back
--- for one id alone. They are now found by a hash, in a table of its own that takes hundreds of thousands at a time and
--- in its own order (invoice_ids.rs). The newest are not in it yet: payd has them in memory, and reads them at a start.
--- Up to where it is complete is noted in `late`, and the greatest id of those up to there in `meta`, with its hash.
+-- for one id alone. They are now found by a hash, as idempotency keys are: the newest are in memory, which payd reads at
+-- a start; then they are in sorted runs, until eight of those are merged into the table in its own order (hashes.rs).
 -- The hash stands beside the id as well, so that neither can be changed by damage and be taken for another's.
--- That no two invoices have one id is seen to by the one writer, which looks before it adds.
+-- That no two invoices have one id is seen to by the one writer, which looks before it adds. The greatest id that there
+-- may be is noted in `meta`, with its hash.
 
--- Entries go into such a table in the order of their hashes, up to the one of the row `moving_to`: those up to the
--- hash `moved_to` are there. What stands there is checked by a digest of it, since an entry that it says is there is
--- looked for nowhere else.
-ALTER TABLE late ADD COLUMN moving_to INTEGER;
-ALTER TABLE late ADD COLUMN moved_to INTEGER;
+-- What is merged is in the table up to the hash `merged_to`, of rows up to `merging_to`. What stands there is checked by
+-- a digest of it, since an entry that it says is there is looked for nowhere else.
+ALTER TABLE late ADD COLUMN merging_to INTEGER;
+ALTER TABLE late ADD COLUMN merged_to INTEGER;
 ALTER TABLE late ADD COLUMN digest INTEGER;
+
+-- Parts of runs, by the run's number and their own.
+CREATE TABLE invoice_id_runs (n INTEGER PRIMARY KEY, entries BLOB NOT NULL) STRICT;
+CREATE TABLE answer_key_runs (n INTEGER PRIMARY KEY, entries BLOB NOT NULL) STRICT;
 
 CREATE TABLE invoice_ids (
   hash INTEGER NOT NULL,
@@ -20,7 +23,7 @@ CREATE TABLE invoice_ids (
 
 INSERT INTO invoice_ids SELECT invoice_hash(id), n FROM invoices ORDER BY 1, 2;
 INSERT INTO late (name, until) SELECT 'invoice_ids', coalesce(max(n), 0) FROM invoices;
-UPDATE late SET digest = late_digest(name, until, NULL, NULL) WHERE name IN ('invoice_ids', 'answer_keys');
+UPDATE late SET digest = late_digest(name, until) WHERE name IN ('invoice_ids', 'answer_keys');
 INSERT INTO meta
 SELECT 'greatest_invoice_id', printf('%016x %s', invoice_hash(greatest), greatest)
 FROM (SELECT coalesce(max(id), '') AS greatest FROM invoices);

@@ -1,0 +1,541 @@
+//! Runs of an index's entries (hashes.rs), in the order of their hashes.
+//!
+//! What has gathered in memory is written once, in one piece, and stays there until it is merged with others into the
+//! table. In memory are a filter of each run, and where its parts begin: most of what is looked for is in none of them,
+//! and what is in one costs a page.
+//!
+//! What it must never do: say that a run does not have what it has. So a part has a digest, and one that is not what was
+//! written is an error.
+
+use rusqlite::{Connection, OptionalExtension};
+use sha2::{Digest, Sha256};
+
+use crate::application::ports::StoreError;
+
+use super::error::sort;
+use super::hashes::{Entry, Table};
+
+/// A row's number by how many come after the base of its run: 1 and up.
+pub(super) type Offset = u32;
+
+/// Entries in a part, of twelve bytes each: with its head it fits into one page.
+const PART: usize = 330;
+
+/// Parts that a run may have.
+const PARTS_MAX: i64 = 1 << 20;
+
+/// Entries for which a filter is made, at most.
+const FILTERED_MAX: usize = 1 << 20;
+
+/// Digest, base, end, and how many entries the run has.
+const HEAD: usize = 32;
+
+/// Bits of a filter for each entry, and how many of them are looked at: of a hundred that are not there, it lets one
+/// through.
+const BITS: usize = 10;
+const LOOKS: u32 = 6;
+
+/// Of a row that is beyond the base, and not too far.
+pub(super) fn offset(base: i64, n: i64) -> Option<Offset> {
+    let offset = Offset::try_from(n.checked_sub(base)?).ok()?;
+    (offset > 0).then_some(offset)
+}
+
+/// A Bloom filter whose bits for one entry lie in one cache line.
+#[derive(Debug)]
+struct Filter(Vec<[u64; 8]>);
+
+impl Filter {
+    fn new(entries: usize) -> Self {
+        Self(vec![[0; 8]; entries * BITS / 512 + 1])
+    }
+
+    fn place(&self, hash: i64) -> usize {
+        let high = hash.cast_unsigned() >> 32;
+        let place = (high * self.0.len() as u64) >> 32;
+        usize::try_from(place).unwrap_or(0)
+    }
+
+    /// The bits of an entry in each of the eight words. Hashes are as good as random.
+    fn bits(hash: i64) -> [u64; 8] {
+        let mixed = hash.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut bits = [0; 8];
+        for look in 0..LOOKS {
+            let bit = (mixed >> (9 * look + 8)) & 511;
+            bits[(bit >> 6) as usize] |= 1 << (bit & 63);
+        }
+        bits
+    }
+
+    fn add(&mut self, hash: i64) {
+        let place = self.place(hash);
+        for (word, bits) in self.0[place].iter_mut().zip(Self::bits(hash)) {
+            *word |= bits;
+        }
+    }
+
+    fn may_have(&self, hash: i64) -> bool {
+        let words = &self.0[self.place(hash)];
+        words
+            .iter()
+            .zip(Self::bits(hash))
+            .all(|(word, bits)| word & bits == bits)
+    }
+}
+
+/// What is in memory of a run: of the rows after `base`, up to `end`.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// Runs have numbers in the order in which they were written.
+    pub(super) number: i64,
+    base: i64,
+    pub(super) end: i64,
+    pub(super) entries: usize,
+    /// The first hash of each part.
+    firsts: Vec<i64>,
+    filter: Filter,
+}
+
+impl Run {
+    /// Writes the entries of all rows after `base`, up to `end`; they are in order.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub(super) fn write(
+        connection: &Connection,
+        table: &Table,
+        number: i64,
+        (base, end): (i64, i64),
+        entries: &[(i64, Offset)],
+    ) -> rusqlite::Result<Self> {
+        let mut run = Self {
+            number,
+            base,
+            end,
+            entries: 0,
+            firsts: Vec::with_capacity(entries.len() / PART + 1),
+            filter: Filter::new(entries.len()),
+        };
+        let mut statement = connection.prepare_cached(table.add_part)?;
+        let mut rest = entries;
+        let mut bytes = Vec::with_capacity(HEAD + 12 * PART);
+        // Also of no entries there is a part, which says so.
+        while !rest.is_empty() || run.firsts.is_empty() {
+            let mut count = rest.len().min(PART);
+            // What has the same hash is in one part.
+            while count > 1 && rest.get(count).is_some_and(|it| it.0 == rest[count - 1].0) {
+                count -= 1;
+            }
+            let (these, others) = rest.split_at(count);
+            bytes.clear();
+            bytes.extend([0; 8]);
+            bytes.extend(base.to_be_bytes());
+            bytes.extend(end.to_be_bytes());
+            bytes.extend((entries.len() as u64).to_be_bytes());
+            for (hash, offset) in these {
+                bytes.extend(hash.to_be_bytes());
+                bytes.extend(offset.to_be_bytes());
+            }
+            let key = run.key(run.firsts.len());
+            let digest = digest(table, key, &bytes);
+            bytes[..8].copy_from_slice(&digest);
+            statement.execute((key, &bytes))?;
+            run.know(these.iter().map(|it| it.0));
+            rest = others;
+        }
+        Ok(run)
+    }
+
+    /// The runs that are in the database, oldest first.
+    ///
+    /// # Errors
+    /// Where they cannot be read, or are not what was written.
+    pub(super) fn all(connection: &Connection, table: &Table) -> Result<Vec<Self>, Trouble> {
+        let mut runs: Vec<Self> = Vec::new();
+        // Entries of the last of them that are to come.
+        let mut left = 0;
+        let mut statement = connection.prepare_cached(table.parts)?;
+        let mut found = statement.query([])?;
+        while let Some(row) = found.next()? {
+            let key: i64 = row.get(0)?;
+            let bytes = row.get_ref(1)?.as_bytes().unwrap_or_default();
+            let part = Part::read(table, key, bytes)?;
+            let number = key / PARTS_MAX;
+            if runs.last().is_none_or(|run| run.number != number) {
+                if left > 0 || runs.last().is_some_and(|run| run.end != part.base) {
+                    return Err(damaged(table));
+                }
+                left = part.of;
+                runs.push(Self {
+                    number,
+                    base: part.base,
+                    end: part.end,
+                    entries: 0,
+                    firsts: Vec::new(),
+                    filter: Filter::new(part.of.min(FILTERED_MAX)),
+                });
+            }
+            let run = runs.last_mut().filter(|it| it.key(it.firsts.len()) == key);
+            let (Some(run), Some(rest)) = (run, left.checked_sub(part.entries.len())) else {
+                return Err(damaged(table));
+            };
+            left = rest;
+            run.know(part.entries.iter().map(|it| it.0));
+        }
+        if left > 0 {
+            return Err(damaged(table));
+        }
+        Ok(runs)
+    }
+
+    /// The next part has these hashes.
+    fn know(&mut self, hashes: impl Iterator<Item = i64>) {
+        let mut first = None;
+        for hash in hashes {
+            first.get_or_insert(hash);
+            self.filter.add(hash);
+            self.entries += 1;
+        }
+        self.firsts.push(first.unwrap_or(i64::MIN));
+    }
+
+    const fn key(&self, part: usize) -> i64 {
+        self.number * PARTS_MAX + part as i64
+    }
+
+    /// The part that may have a hash, by its key.
+    pub(super) fn part(&self, hash: i64) -> Option<i64> {
+        if !self.filter.may_have(hash) {
+            return None;
+        }
+        let after = self.firsts.partition_point(|first| *first <= hash);
+        Some(self.key(after.checked_sub(1)?))
+    }
+
+    /// Its parts, by their keys.
+    pub(super) fn keys(&self) -> impl Iterator<Item = i64> {
+        (0..self.firsts.len()).map(|part| self.key(part))
+    }
+
+    /// The last of them.
+    pub(super) const fn last_key(&self) -> i64 {
+        self.key(self.firsts.len().saturating_sub(1))
+    }
+
+    /// Of the rows after this one it has all.
+    pub(super) const fn base(&self) -> i64 {
+        self.base
+    }
+}
+
+/// Hash and row of each entry of a part. None, where it is no longer there.
+///
+/// # Errors
+/// Where it cannot be read, or is not what was written.
+pub(super) fn part(
+    connection: &Connection,
+    table: &Table,
+    key: i64,
+) -> Result<Option<Vec<Entry>>, Trouble> {
+    let mut statement = connection.prepare_cached(table.part)?;
+    let read = statement.query_row([key], |row| {
+        let bytes = row.get_ref(0)?.as_bytes().unwrap_or_default();
+        Ok(Part::read(table, key, bytes))
+    });
+    let part = read.optional()?.transpose()?;
+    Ok(part.map(|part| part.entries))
+}
+
+struct Part {
+    base: i64,
+    end: i64,
+    /// Entries of its run.
+    of: usize,
+    entries: Vec<Entry>,
+}
+
+impl Part {
+    fn read(table: &Table, key: i64, bytes: &[u8]) -> Result<Self, Trouble> {
+        let whole = || {
+            let (head, entries) = bytes.split_at_checked(HEAD)?;
+            let (chunks, rest) = entries.as_chunks::<12>();
+            let number = |at: usize| head[at..].first_chunk().map(|it| i64::from_be_bytes(*it));
+            let base = number(8)?;
+            let entry = |it: &[u8; 12]| {
+                let (hash, offset) = (it.first_chunk()?, it.last_chunk()?);
+                Some((
+                    i64::from_be_bytes(*hash),
+                    base.checked_add(i64::from(u32::from_be_bytes(*offset)))?,
+                ))
+            };
+            let part = Self {
+                base,
+                end: number(16)?,
+                of: usize::try_from(number(24)?).ok()?,
+                entries: chunks.iter().map(entry).collect::<Option<_>>()?,
+            };
+            (rest.is_empty() && head[..8] == digest(table, key, bytes)).then_some(part)
+        };
+        whole().ok_or_else(|| damaged(table))
+    }
+}
+
+/// The first eight bytes of SHA-256 of where a part is and of all that follows the digest.
+fn digest(table: &Table, key: i64, bytes: &[u8]) -> [u8; 8] {
+    let digest = Sha256::new()
+        .chain_update(table.name)
+        .chain_update(key.to_be_bytes())
+        .chain_update(bytes.get(8..).unwrap_or_default())
+        .finalize();
+    digest.first_chunk().copied().unwrap_or_default()
+}
+
+/// Why an index cannot be read or written.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// SQLite says no.
+    Sqlite(rusqlite::Error),
+    /// The index with this name is not what was written.
+    Damaged(&'static str),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+impl From<Trouble> for StoreError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Sqlite(error) => sort(error),
+            Trouble::Damaged(name) => Self::Fatal(format!(
+                "the index of {name} is not what was written: payd.db is damaged; keep a copy, see what `payd verify` finds in \
+                 it, and restore the newest backup"
+            )),
+        }
+    }
+}
+
+/// The index is not what was written.
+pub(super) const fn damaged(table: &Table) -> Trouble {
+    Trouble::Damaged(table.name)
+}
+
+/// Runs that are merged: their entries in order.
+#[derive(Debug, Default)]
+pub(super) struct Merge {
+    heads: Vec<Head>,
+}
+
+#[derive(Debug)]
+struct Head {
+    run: std::sync::Arc<Run>,
+    /// The part that comes next.
+    next: usize,
+    /// What is left of the one before, its first entry last.
+    entries: Vec<Entry>,
+}
+
+impl Merge {
+    /// Of these, what is beyond a hash.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub(super) fn beyond(
+        connection: &Connection,
+        table: &Table,
+        runs: &[std::sync::Arc<Run>],
+        hash: Option<i64>,
+    ) -> Result<Self, Trouble> {
+        let mut heads = Vec::with_capacity(runs.len());
+        for run in runs {
+            let after = hash.map_or(0, |hash| run.firsts.partition_point(|it| *it <= hash));
+            let mut head = Head {
+                run: std::sync::Arc::clone(run),
+                next: after.saturating_sub(1),
+                entries: Vec::new(),
+            };
+            head.fill(connection, table)?;
+            head.entries
+                .retain(|it| hash.is_none_or(|hash| it.0 > hash));
+            head.fill(connection, table)?;
+            heads.push(head);
+        }
+        Ok(Self { heads })
+    }
+
+    /// The next one, in order.
+    pub(super) fn peek(&self) -> Option<Entry> {
+        self.heads
+            .iter()
+            .filter_map(|head| head.entries.last().copied())
+            .min()
+    }
+
+    /// Takes it.
+    ///
+    /// # Errors
+    /// Where what follows it cannot be read.
+    pub(super) fn next(
+        &mut self,
+        connection: &Connection,
+        table: &Table,
+    ) -> Result<Option<Entry>, Trouble> {
+        let first = self
+            .heads
+            .iter_mut()
+            .filter(|head| !head.entries.is_empty());
+        let Some(head) = first.min_by_key(|head| head.entries.last().copied()) else {
+            return Ok(None);
+        };
+        let entry = head.entries.pop();
+        head.fill(connection, table)?;
+        Ok(entry)
+    }
+}
+
+impl Head {
+    /// Reads on, where nothing is left.
+    fn fill(&mut self, connection: &Connection, table: &Table) -> Result<(), Trouble> {
+        while self.entries.is_empty() && self.next < self.run.firsts.len() {
+            let key = self.run.key(self.next);
+            self.entries = part(connection, table, key)?.ok_or_else(|| damaged(table))?;
+            self.entries.reverse();
+            self.next += 1;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::super::hashes::{self, table};
+    use super::super::schema;
+    use super::*;
+
+    static TABLE: Table = table!("invoice_ids", "invoice_id_runs");
+
+    fn migrated() -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut connection, Path::new("")).unwrap();
+        connection
+    }
+
+    /// As good as random, and the same each time.
+    fn hash(n: i64) -> i64 {
+        let digest = Sha256::digest(n.to_be_bytes());
+        i64::from_be_bytes(*digest.first_chunk().unwrap())
+    }
+
+    /// Entries of the rows after `base`, in order; of every tenth two have one hash.
+    fn entries(base: i64, count: Offset) -> Vec<(i64, Offset)> {
+        let entry = |it: Offset| (hash(base + i64::from(it - it % 10 / 9)), it);
+        let mut entries: Vec<_> = (1..=count).map(entry).collect();
+        entries.sort_unstable();
+        entries
+    }
+
+    fn write(connection: &Connection, number: i64, base: i64, count: Offset) -> Run {
+        let rows = (base, base + i64::from(count));
+        Run::write(connection, &TABLE, number, rows, &entries(base, count)).unwrap()
+    }
+
+    #[test]
+    fn a_filter_misses_nothing_and_lets_few_others_through() {
+        let mut filter = Filter::new(50_000);
+        (0..50_000).for_each(|n| filter.add(hash(n)));
+        assert!((0..50_000).all(|n| filter.may_have(hash(n))));
+        let others = (50_000..150_000)
+            .filter(|n| filter.may_have(hash(*n)))
+            .count();
+        assert!((1..2500).contains(&others), "{others} of 100,000");
+    }
+
+    #[test]
+    fn a_run_is_found_again_as_it_was_written_and_each_hash_in_one_part() {
+        let connection = migrated();
+        let written = [
+            write(&connection, 3, 100, 5000),
+            write(&connection, 4, 5100, 1),
+        ];
+        let found = Run::all(&connection, &TABLE).unwrap();
+        for (written, found) in written.iter().zip(&found) {
+            assert_eq!(written.firsts, found.firsts);
+            let is = |run: &Run| (run.number, run.base, run.end, run.entries);
+            assert_eq!(is(written), is(found));
+        }
+        assert_eq!(found.len(), 2);
+        for run in [&written[0], &found[0]] {
+            let whole = entries(100, 5000);
+            for (hash, offset) in &whole {
+                let key = run.part(*hash).unwrap();
+                let part = part(&connection, &TABLE, key).unwrap().unwrap();
+                assert!(part.contains(&(*hash, 100 + i64::from(*offset))));
+                let twins = whole.iter().filter(|it| it.0 == *hash).count();
+                assert_eq!(part.iter().filter(|it| it.0 == *hash).count(), twins);
+            }
+        }
+        assert!(found[0].keys().count() > 10);
+        let sql = "SELECT max(length(entries)) FROM invoice_id_runs";
+        let longest: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+        assert_eq!(usize::try_from(longest).unwrap(), HEAD + 12 * PART);
+    }
+
+    #[test]
+    fn what_is_damaged_or_missing_is_told() {
+        let flip = "UPDATE invoice_id_runs SET entries = CAST(substr(entries, 1, 99) || x'00' || substr(entries, 101) AS BLOB) \
+             WHERE n = (SELECT max(n) FROM invoice_id_runs)";
+        for damage in [
+            flip,
+            "UPDATE invoice_id_runs SET entries = x'' WHERE n = (2 << 20)",
+            "UPDATE invoice_id_runs SET n = 7 WHERE n = (2 << 20)",
+            "DELETE FROM invoice_id_runs WHERE n = (1 << 20) + 1",
+            "DELETE FROM invoice_id_runs WHERE n >> 20 = 2",
+            "DELETE FROM invoice_id_runs WHERE n = (SELECT max(n) FROM invoice_id_runs)",
+        ] {
+            let connection = migrated();
+            write(&connection, 1, 0, 1000);
+            write(&connection, 2, 1000, 1000);
+            write(&connection, 3, 2000, 1000);
+            assert_eq!(Run::all(&connection, &TABLE).unwrap().len(), 3);
+            connection.execute_batch(damage).unwrap();
+            let told = Run::all(&connection, &TABLE);
+            assert!(
+                matches!(told, Err(Trouble::Damaged(_))),
+                "{damage}: {told:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn runs_are_merged_in_order_from_wherever_it_was() {
+        let connection = migrated();
+        let runs = [(1, 0, 2000), (2, 2000, 700), (3, 2700, 3)];
+        let runs = runs.map(|(n, base, count)| Arc::new(write(&connection, n, base, count)));
+        let mut all: Vec<Entry> = [(0, 2000), (2000, 700), (2700, 3)]
+            .into_iter()
+            .flat_map(|(base, count)| {
+                let entries = entries(base, count).into_iter();
+                entries.map(move |(hash, offset)| (hash, base + i64::from(offset)))
+            })
+            .collect();
+        all.sort_unstable();
+        let hashes = all.iter().map(|it| it.0).step_by(97);
+        let places = hashes.flat_map(|hash| [Some(hash - 1), Some(hash)]);
+        for from in places.chain([None, Some(i64::MIN), Some(i64::MAX)]) {
+            let mut merge = Merge::beyond(&connection, &TABLE, &runs, from).unwrap();
+            let mut merged = Vec::new();
+            while let Some(entry) = merge.peek() {
+                assert_eq!(merge.next(&connection, &TABLE).unwrap(), Some(entry));
+                merged.push(entry);
+            }
+            assert_eq!(merge.next(&connection, &TABLE).unwrap(), None);
+            let beyond = all.partition_point(|it| from.is_some_and(|from| it.0 <= from));
+            assert_eq!(merged, all[beyond..]);
+        }
+    }
+}
