@@ -122,7 +122,8 @@ pub enum OpenError {
     },
     /// Its schema was made by a migration that reads otherwise here.
     #[error(
-        "migration {version} of the database is not the one in this payd: one of them was edited"
+        "migration {version} of the database is not the one in this payd: one of them was edited, or the database is damaged. \
+         {WHAT_TO_DO}"
     )]
     Edited {
         /// Which.
