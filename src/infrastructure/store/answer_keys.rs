@@ -36,8 +36,7 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
 #[derive(Debug)]
 pub(super) struct AnswerKeys {
     hashes: Hashes,
-    /// The number of the oldest answer, or one before it: with the transaction under way, and without. They expire in
-    /// their order.
+    /// The number of the oldest answer: with the transaction under way, and without.
     oldest: i64,
     oldest_before: i64,
 }
@@ -61,10 +60,7 @@ impl AnswerKeys {
             }
             Ok(())
         })?;
-        let oldest = connection
-            .query_row("SELECT min(n) FROM answers", [], |row| row.get(0))
-            .map_err(sort)?;
-        let oldest = Option::unwrap_or(oldest, hashes.newest());
+        let oldest = oldest(connection, &hashes).map_err(sort)?;
         Ok(Self {
             hashes,
             oldest,
@@ -155,7 +151,9 @@ impl AnswerKeys {
             connection
                 .prepare_cached("DELETE FROM answers WHERE n = ?1")?
                 .execute([entry.1])?;
-            self.oldest = self.oldest.max(entry.1.saturating_add(1));
+        }
+        if !expired.is_empty() {
+            self.oldest = oldest(connection, &self.hashes)?;
         }
         Ok(expired.len())
     }
@@ -179,6 +177,15 @@ impl AnswerKeys {
         self.oldest = self.oldest_before;
         self.hashes.rolled_back();
     }
+}
+
+/// The number of the oldest answer that there is, or that there will be.
+fn oldest(connection: &Connection, hashes: &Hashes) -> rusqlite::Result<i64> {
+    let sql = "SELECT min(n) FROM answers";
+    let oldest: Option<i64> = connection
+        .prepare_cached(sql)?
+        .query_row([], |row| row.get(0))?;
+    Ok(oldest.unwrap_or_else(|| hashes.newest().saturating_add(1)))
 }
 
 /// Of a row with an answer's number, actor and key.
@@ -340,12 +347,13 @@ mod tests {
         let connection = database();
         let mut keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
         let (mut counts, mut greatest) = (Vec::new(), i64::MIN);
-        for n in 0..64 {
+        for n in 0..65 {
             keep(&connection, &mut keys, ("socket", &format!("key-{n}")), 0);
             keys.bring(&connection).unwrap();
             keys.committed();
             let count = in_table(&connection);
-            if count > counts.last().copied().unwrap_or(0) {
+            // The next merge begins anew.
+            if n < 64 && count > counts.last().copied().unwrap_or(0) {
                 let sql = "SELECT max(hash) FROM answer_keys";
                 let hash: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
                 assert!(hash > greatest);
@@ -356,9 +364,9 @@ mod tests {
         // Once two runs of sixteen are written.
         assert_eq!(counts[..32], [0; 32]);
         let one_by_one: Vec<_> = (1..=32).collect();
-        assert_eq!(counts[32..], one_by_one);
+        assert_eq!(counts[32..64], one_by_one);
         assert_eq!(late::until(&connection, TABLE.name).unwrap(), 32);
-        // The others are in runs of their own.
+        // The others are in runs of their own, and those that were merged are gone.
         let runs = "SELECT group_concat(n >> 20) FROM answer_key_runs";
         let runs: String = connection.query_row(runs, [], |row| row.get(0)).unwrap();
         assert_eq!(runs, "3,4");

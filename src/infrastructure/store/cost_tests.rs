@@ -96,6 +96,8 @@ struct Metered {
     meter: Arc<Mutex<Meter>>,
     claim: Option<Wait>,
     path: PathBuf,
+    /// Beside the store's writer.
+    reader: Option<SqliteReader>,
     _directory: tempfile::TempDir,
 }
 
@@ -113,6 +115,7 @@ impl Metered {
                 Some(move |event: TraceEvent<'_>| ear.lock().unwrap().hear(&event)),
             )
             .unwrap();
+        let reader = store.reader().unwrap();
         let policy = Policy {
             retry: RetryPolicy {
                 base: Duration::from_secs(2),
@@ -138,6 +141,7 @@ impl Metered {
             meter,
             claim: None,
             path,
+            reader: Some(reader),
             _directory: directory,
         };
         let lookups = envelope(
@@ -662,6 +666,56 @@ fn looks(path: &Path, some: &InvoiceId) -> Vec<(&'static str, i32)> {
             (name, steps)
         })
         .collect()
+}
+
+/// Who follows an invoice from before it is there hears of all that happens to it.
+#[test]
+fn no_event_of_an_invoice_is_passed_over_that_is_made_while_somebody_looks() {
+    let mut metered = Metered::new();
+    let alone = SqliteReader::open(&metered.path).unwrap();
+    let reader = metered.reader.take().unwrap();
+    let ids: Vec<_> = (0..1500).map(random_id).collect();
+    let (turn, made) = (AtomicI64::new(0), AtomicI64::new(0));
+    std::thread::scope(|scope| {
+        let readers = [&alone, &reader].map(|reader| {
+            let (turn, made, ids) = (&turn, &made, &ids);
+            scope.spawn(move || {
+                for (n, id) in (1..).zip(ids) {
+                    let mut after = 0;
+                    turn.fetch_add(1, Ordering::SeqCst);
+                    loop {
+                        let is_made = made.load(Ordering::SeqCst) >= n;
+                        let query = EventQuery {
+                            after,
+                            limit: 10,
+                            types: Vec::new(),
+                            invoice: Some(id.clone()),
+                            bytes: None,
+                        };
+                        let slice = reader.events(&query).unwrap();
+                        if !slice.events.is_empty() {
+                            break;
+                        }
+                        assert!(!is_made, "event {n} is passed over at {after}");
+                        after = slice.read_to;
+                    }
+                }
+            })
+        });
+        for (n, id) in (1..).zip(&ids) {
+            // Both look for it, and have for a while.
+            while turn.load(Ordering::SeqCst) < 2 * n {
+                assert!(
+                    readers.iter().all(|it| !it.is_finished()),
+                    "one has seen no event"
+                );
+                std::thread::yield_now();
+            }
+            let create = envelope(Action::Create(vec![invoice(id).into()]), None);
+            metered.cost_of(vec![create.0]);
+            made.store(n, Ordering::SeqCst);
+        }
+    });
 }
 
 /// Steps by which the index of invoices by status may be behind.

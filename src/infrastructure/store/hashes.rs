@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 use rusqlite::functions::FunctionFlags;
-use rusqlite::{Connection, Statement};
+use rusqlite::{Connection, ErrorCode, Statement};
 use sha2::{Digest, Sha256};
 
 use super::late;
@@ -46,6 +46,9 @@ pub(super) const SIZES: Sizes = Sizes {
 /// It is noted how far a merge is after every so many of its entries: as many may be merged once more after a stop.
 const NOTES: usize = 32;
 
+/// Parts of merged runs that are removed with a commit, at most.
+const DROPPED: usize = 32;
+
 /// How many hashes a table is asked for in one statement.
 const MANY: usize = 16;
 
@@ -66,8 +69,10 @@ pub(super) struct Table {
     pub(super) part: &'static str,
     /// Reads all, in order.
     pub(super) parts: &'static str,
-    /// Removes those up to a key.
+    /// Removes those up to a key, the first so many of them.
     pub(super) drop_parts: &'static str,
+    /// Removes those after a key.
+    pub(super) drop_parts_after: &'static str,
 }
 
 impl std::fmt::Debug for Table {
@@ -96,7 +101,14 @@ macro_rules! table {
             add_part: concat!("INSERT INTO ", $runs, " (n, entries) VALUES (?1, ?2)"),
             part: concat!("SELECT entries FROM ", $runs, " WHERE n = ?1"),
             parts: concat!("SELECT n, entries FROM ", $runs, " ORDER BY n"),
-            drop_parts: concat!("DELETE FROM ", $runs, " WHERE n <= ?1"),
+            drop_parts: concat!(
+                "DELETE FROM ",
+                $runs,
+                " WHERE n IN (SELECT n FROM ",
+                $runs,
+                " WHERE n <= ?1 ORDER BY n LIMIT ?2)"
+            ),
+            drop_parts_after: concat!("DELETE FROM ", $runs, " WHERE n > ?1"),
         }
     };
 }
@@ -189,9 +201,26 @@ impl Recent {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The rows that may have this hash and are not in the table, as far as `connection` sees them. Whoever has not found
-    /// one among them looks into the table, all with snapshots that begin after this: an entry gathers until a commit has
-    /// it in a run, and is in a run until one has it in the table.
+    /// Where a hash may be that is not in the table. Whoever does not find it there looks into the table, all in a
+    /// snapshot that begins after this: an entry gathers until a commit has it in a run, and is in a run until one has
+    /// it in the table.
+    pub(super) fn places(&self, hash: i64) -> Places {
+        self.memory().places(hash)
+    }
+
+    /// Whether a row gathers under this hash.
+    pub(super) fn gathers(&self, hash: i64, n: i64) -> bool {
+        self.memory().gathered(hash).contains(&n)
+    }
+}
+
+impl Places {
+    /// Whether a row gathered under the hash.
+    pub(super) fn gathered(&self, n: i64) -> bool {
+        self.rows.contains(&n)
+    }
+
+    /// The rows that may have the hash and are not in the table, as far as `connection` sees them.
     ///
     /// # Errors
     /// Where they cannot be read.
@@ -201,9 +230,8 @@ impl Recent {
         table: &Table,
         hash: i64,
     ) -> Result<Vec<i64>, Trouble> {
-        let places = self.memory().places(hash);
-        let mut rows = places.rows;
-        for key in places.parts {
+        let mut rows = self.rows.clone();
+        for &key in &self.parts {
             // What is gone since is in the table.
             let part = runs::part(connection, table, key)?.unwrap_or_default();
             let place = part.partition_point(|it| it.0 < hash);
@@ -299,6 +327,14 @@ pub(super) struct Hashes {
     merge: Option<Merge>,
     /// Entries since it was noted how far that is.
     unnoted: usize,
+    /// Whether there are parts of runs that are not what was written, which are in nobody's way until the next run; and
+    /// whether the transaction under way has removed them.
+    damaged: bool,
+    mended: bool,
+    /// The last part of runs that are merged, which are removed a few at a time; and whether they are gone with the
+    /// transaction under way.
+    merged_part: Option<i64>,
+    none_left: bool,
     /// How far the table is complete.
     until: i64,
     /// Whether it is complete up to those that are merged, once the transaction under way is committed.
@@ -324,23 +360,24 @@ impl Hashes {
         missing: impl FnOnce(i64, &mut dyn FnMut(Entry)) -> rusqlite::Result<()>,
     ) -> Result<Self, Trouble> {
         let standing = Standing::read(connection, table.name)?;
-        let runs = Run::all(connection, table)?;
-        let begins = runs.first().map(Run::base);
-        let ends = |it: &Standing| {
-            it.merged
-                .is_none_or(|(to, _)| runs.iter().any(|run| run.end == to))
-        };
-        let Some(Standing { until, merged }) =
-            standing.filter(|it| begins.is_none_or(|begins| begins == it.until) && ends(it))
-        else {
-            return Err(runs::damaged(table));
-        };
-        let in_runs = runs.last().map_or(until, |run| run.end);
+        let Standing { until, merged } = standing.ok_or_else(|| runs::damaged(table))?;
+        let found = Run::all(connection, table, until)?;
+        if found.damaged {
+            let index = table.name;
+            tracing::error!(
+                index,
+                "runs of an index are not what was written: payd.db is damaged, see what `payd verify` finds in it; this is \
+                 made anew from the rows"
+            );
+        }
+        // What is merged into the table once more changes nothing.
+        let merged = merged.filter(|(to, _)| found.runs.iter().any(|run| run.end == *to));
+        let in_runs = found.runs.last().map_or(until, |run| run.end);
         let mut memory = Memory {
             gathering: HashMap::default(),
             base: in_runs,
             odd: Vec::new(),
-            runs: runs.into_iter().map(Arc::new).collect(),
+            runs: found.runs.into_iter().map(Arc::new).collect(),
         };
         let mut newest = in_runs;
         missing(in_runs, &mut |entry| {
@@ -358,6 +395,10 @@ impl Hashes {
             merged_before: merged_to,
             merge: None,
             unnoted: 0,
+            damaged: found.damaged,
+            mended: false,
+            merged_part: found.merged,
+            none_left: false,
             until,
             all_there: false,
             newest,
@@ -387,7 +428,8 @@ impl Hashes {
         if self.is_absent(hash) {
             return Ok(self.gathered(hash));
         }
-        self.recent.rows(connection, self.table, hash)
+        let places = self.recent.places(hash);
+        places.rows(connection, self.table, hash)
     }
 
     /// The rows of those that gather, which may not have been written yet.
@@ -425,10 +467,16 @@ impl Hashes {
             for (place, hash) in some.iter().cycle().take(MANY).enumerate() {
                 statement.raw_bind_parameter(place + 1, hash)?;
             }
-            let found: Vec<i64> = statement
-                .raw_query()
-                .mapped(|row| row.get(0))
-                .collect::<Result<_, _>>()?;
+            let found: rusqlite::Result<Vec<i64>> =
+                statement.raw_query().mapped(|row| row.get(0)).collect();
+            let found = match found {
+                Ok(found) => found,
+                // Each is looked for by itself then, and costs those that are there.
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             self.absent
                 .extend(some.iter().filter(|hash| !found.contains(hash)));
             looked += some.len();
@@ -457,6 +505,11 @@ impl Hashes {
         }
         self.absent.clear();
         self.write_run(connection)?;
+        if let Some(last) = self.merged_part {
+            let mut statement = connection.prepare_cached(self.table.drop_parts)?;
+            let dropped = statement.execute((last, i64::try_from(DROPPED).unwrap_or(1)))?;
+            self.none_left = dropped < DROPPED;
+        }
         if self.until < self.merging_to {
             self.merge(connection, oldest)?;
         }
@@ -474,7 +527,10 @@ impl Hashes {
             .odd
             .iter()
             .partition(|it| offset(base, it.1).is_some());
-        let number = memory.runs.last().map_or(1, |run| run.number + 1);
+        let last = memory.runs.last().map(|run| run.last_key());
+        // Beyond those that are on their way out.
+        let last = last.or(self.merged_part).unwrap_or(0);
+        let number = runs::number_of(last) + 1;
         let gathered = memory
             .gathering
             .iter()
@@ -487,6 +543,11 @@ impl Hashes {
         );
         entries.sort_unstable();
         self.table.insert.write(connection, &far)?;
+        if self.damaged {
+            let mut statement = connection.prepare_cached(self.table.drop_parts_after)?;
+            statement.execute([last])?;
+            self.mended = true;
+        }
         let run = Run::write(
             connection,
             self.table,
@@ -525,9 +586,6 @@ impl Hashes {
         entries.retain(|it| it.1 >= oldest);
         self.table.insert.write(connection, &entries)?;
         let standing = if self.all_there {
-            let last = runs.last().map_or(0, |run| run.last_key());
-            let mut statement = connection.prepare_cached(self.table.drop_parts)?;
-            statement.execute([last])?;
             Standing {
                 until: self.merging_to,
                 merged: None,
@@ -563,7 +621,18 @@ impl Hashes {
             memory.base = run.end;
             memory.runs.push(Arc::new(run));
         }
+        if std::mem::take(&mut self.none_left) {
+            self.merged_part = None;
+        }
+        if std::mem::take(&mut self.mended) {
+            self.damaged = false;
+        }
         if std::mem::take(&mut self.all_there) {
+            let merged = memory.runs.iter().filter(|run| run.end <= self.merging_to);
+            self.merged_part = merged
+                .max_by_key(|run| run.number)
+                .map(|run| run.last_key())
+                .or(self.merged_part);
             memory.runs.retain(|run| run.end > self.merging_to);
             self.until = self.merging_to;
             (self.merge, self.merged_to, self.merged_before) = (None, None, None);
@@ -575,7 +644,7 @@ impl Hashes {
     /// It is rolled back.
     pub(super) fn rolled_back(&mut self) {
         self.written = None;
-        self.all_there = false;
+        (self.all_there, self.mended, self.none_left) = (false, false, false);
         self.newest = self.newest_before;
         if self.merged_to != self.merged_before {
             (self.merge, self.merged_to) = (None, self.merged_before);
@@ -605,11 +674,10 @@ impl Hashes {
 ///
 /// # Errors
 /// Where that cannot be read.
-pub(super) fn written_to(connection: &Connection, table: &Table) -> Result<i64, Trouble> {
-    match Run::all(connection, table)?.last() {
-        Some(run) => Ok(run.end),
-        None => Ok(late::until(connection, table.name)?),
-    }
+pub(super) fn written_to(connection: &Connection, table: &Table) -> rusqlite::Result<i64> {
+    let until = late::until(connection, table.name)?;
+    let found = Run::all(connection, table, until)?;
+    Ok(found.runs.last().map_or(until, |run| run.end))
 }
 
 /// What is wrong with a table and its runs, for who checks: they have each row, and nothing else. `rows` are all there
@@ -643,16 +711,13 @@ pub(super) fn fault(
             "the index of {what} has {all} entries of which {right} are right, and {complete} for {expected} that it should have"
         )));
     }
-    let runs = match Run::all(connection, table) {
-        Err(Trouble::Damaged(_)) => {
-            return Ok(Some(format!(
-                "a run of the index of {what} is not what was written"
-            )));
-        }
-        runs => runs?,
-    };
+    let found = Run::all(connection, table, standing.until)?;
+    if found.damaged {
+        let why = format!("the runs of the index of {what} are not what was written");
+        return Ok(Some(why));
+    }
     let sql = format!("SELECT hash, n FROM ({rows}) WHERE n > ?1 AND n <= ?2");
-    for run in runs {
+    for run in found.runs {
         let mut known: HashSet<Entry> = HashSet::new();
         for key in run.keys() {
             known.extend(runs::part(connection, table, key)?.unwrap_or_default());

@@ -159,7 +159,10 @@ impl InvoiceIds {
         let hash = id_hash(id.as_str().as_bytes());
         let places = Places {
             hash,
-            rows: self.hashes.rows(connection, hash)?,
+            rows: self
+                .hashes
+                .rows(connection, hash)
+                .map_err(Trouble::of_row)?,
             table: !self.hashes.is_absent(hash),
         };
         Ok((places.table || !places.rows.is_empty()).then_some(places))
@@ -189,8 +192,7 @@ impl InvoiceIds {
         };
         let mut other = None;
         for n in rows {
-            let sql = "SELECT n, id FROM invoices WHERE n = ?1";
-            other = other.or(the_one(connection, sql, n, (hash, id))?);
+            other = other.or(the_one(connection, BY_NUMBER, n, (hash, id))?);
         }
         if other.is_none() && !is_beyond && !self.hashes.is_absent(hash) {
             other = number_in_table(connection, hash, id)?;
@@ -250,40 +252,59 @@ fn greatest(connection: &Connection) -> rusqlite::Result<String> {
     Ok(id.to_owned())
 }
 
-/// The number of the invoice with this id, for readers. `recent` is what the writer has in memory, if it is in this
-/// process. Not within a snapshot that is older than this: see [`Recent::rows`].
-///
-/// # Errors
-/// Where it cannot be looked for, or has another id than it had.
-pub(super) fn number(
-    connection: &Connection,
-    recent: Option<&Recent>,
-    id: &InvoiceId,
-) -> Result<Option<i64>, StoreError> {
-    let hash = id_hash(id.as_str().as_bytes());
-    let Some(recent) = recent else {
-        let sql = "SELECT i.n, i.id FROM invoice_ids k CROSS JOIN invoices i ON i.n = k.n WHERE k.hash = ?1 \
-             UNION ALL SELECT n, id FROM invoices \
-               WHERE n > (SELECT until FROM late WHERE name = 'invoice_ids') AND (id_hash = ?1 OR invoice_hash(id) = ?1)";
-        return the_one(connection, sql, hash, (hash, id));
-    };
-    for n in recent.rows(connection, &TABLE, hash)? {
-        let sql = "SELECT n, id FROM invoices WHERE n = ?1";
-        let found = the_one(connection, sql, n, (hash, id))?;
-        if found.is_some() {
-            return Ok(found);
+/// A look for an invoice, for readers.
+pub(super) struct Look<'a> {
+    id: &'a InvoiceId,
+    hash: i64,
+    /// What the writer has in memory, if it is in this process, and where that says to look.
+    recent: Option<(&'a Recent, hashes::Places)>,
+}
+
+impl<'a> Look<'a> {
+    /// Before the snapshot begins in which it is looked for.
+    pub(super) fn new(recent: Option<&'a Recent>, id: &'a InvoiceId) -> Self {
+        let hash = id_hash(id.as_str().as_bytes());
+        Self {
+            id,
+            hash,
+            recent: recent.map(|recent| (recent, recent.places(hash))),
         }
     }
-    number_in_table(connection, hash, id)
+
+    /// The invoice's number.
+    ///
+    /// # Errors
+    /// Where it cannot be looked for, or has another id than it had.
+    pub(super) fn number(&self, connection: &Connection) -> Result<Option<i64>, StoreError> {
+        let (id, hash) = (self.id, self.hash);
+        let Some((recent, places)) = &self.recent else {
+            let sql = "SELECT i.n, i.id, k.n FROM invoice_ids k LEFT JOIN invoices i ON i.n = k.n WHERE k.hash = ?1 \
+                 UNION ALL SELECT n, id, n FROM invoices \
+                   WHERE n > (SELECT until FROM late WHERE name = 'invoice_ids') AND (id_hash = ?1 OR invoice_hash(id) = ?1)";
+            return the_one(connection, sql, hash, (hash, id));
+        };
+        let rows = places.rows(connection, &TABLE, hash);
+        for n in rows.map_err(Trouble::of_row)? {
+            match the_one(connection, BY_NUMBER, n, (hash, id)) {
+                Ok(None) => {}
+                // It was to be another's, whose transaction was rolled back.
+                Err(StoreError::BadRow(_)) if places.gathered(n) && !recent.gathers(hash, n) => {}
+                found => return found,
+            }
+        }
+        number_in_table(connection, hash, id)
+    }
 }
+
+/// An invoice by its number, for [`the_one`].
+const BY_NUMBER: &str = "SELECT n, id, n FROM invoices WHERE n = ?1";
 
 fn number_in_table(
     connection: &Connection,
     hash: i64,
     id: &InvoiceId,
 ) -> Result<Option<i64>, StoreError> {
-    let sql =
-        "SELECT i.n, i.id FROM invoice_ids k CROSS JOIN invoices i ON i.n = k.n WHERE k.hash = ?1";
+    let sql = "SELECT i.n, i.id, k.n FROM invoice_ids k LEFT JOIN invoices i ON i.n = k.n WHERE k.hash = ?1";
     the_one(connection, sql, hash, (hash, id))
 }
 
@@ -297,7 +318,10 @@ fn the_one(
     let mut statement = connection.prepare_cached(sql).map_err(sort)?;
     let mut found = statement.query([value]).map_err(sort)?;
     while let Some(row) = found.next().map_err(sort_row)? {
-        let n = row.get(0).map_err(sort)?;
+        let Some(n) = row.get(0).map_err(sort)? else {
+            let n: i64 = row.get(2).map_err(sort)?;
+            return Err(gone(n, id));
+        };
         let has = row.get_ref(1).map_err(sort)?.as_bytes().unwrap_or_default();
         if has == id.as_str().as_bytes() {
             return Ok(Some(n));
@@ -305,6 +329,12 @@ fn the_one(
         unlike(n, has, (hash, id))?;
     }
     Ok(None)
+}
+
+/// The index names an invoice that is not there, and may have been this one: none ever goes.
+pub(super) fn gone(n: i64, id: &InvoiceId) -> StoreError {
+    let why = format!("invoice {n} is gone, which is looked for under {id}");
+    StoreError::BadRow(why)
 }
 
 /// An invoice that was found by the hash of an id has another one. Once in all time that may be so.
@@ -331,7 +361,7 @@ pub(super) fn fault(connection: &Connection) -> Result<Option<String>, StoreErro
         return Ok(Some(fault));
     }
     let until = late::until(connection, TABLE.name).map_err(sort)?;
-    let written_to = hashes::written_to(connection, &TABLE)?;
+    let written_to = hashes::written_to(connection, &TABLE).map_err(sort)?;
     let last: Option<String> = connection
         .query_row(
             "SELECT max(id) FROM invoices WHERE n <= ?1",
@@ -407,8 +437,7 @@ mod tests {
     fn find(connection: &Connection, ids: &InvoiceIds, text: &str) -> Option<i64> {
         let id = id(text);
         let places = ids.places(connection, &id).unwrap()?;
-        let by_number = "SELECT n, id FROM invoices WHERE n = ?1";
-        let look = |n: &i64| the_one(connection, by_number, *n, (places.hash, &id)).unwrap();
+        let look = |n: &i64| the_one(connection, BY_NUMBER, *n, (places.hash, &id)).unwrap();
         let found = places.rows.iter().find_map(look);
         if found.is_some() || !places.table {
             return found;
@@ -487,12 +516,14 @@ mod tests {
                 for (text, n) in &made {
                     assert_eq!(find(&connection, &ids, text), Some(*n), "{round}: {text}");
                     for recent in [Some(&*recent), None] {
-                        let seen = number(&connection, recent, &id(text)).unwrap();
+                        let seen = Look::new(recent, &id(text)).number(&connection).unwrap();
                         assert_eq!(seen, Some(*n), "{round}: {text}");
                     }
                 }
                 assert_eq!(
-                    number(&connection, Some(&recent), &id("none")).unwrap(),
+                    Look::new(Some(&recent), &id("none"))
+                        .number(&connection)
+                        .unwrap(),
                     None
                 );
             }
@@ -533,7 +564,9 @@ mod tests {
                     let back = usize::try_from(chance.below(near as u64)).unwrap();
                     made[made.len() - 1 - back].clone()
                 };
-                let found = number(&reader, Some(&recent), &id(&text)).unwrap();
+                let found = Look::new(Some(&recent), &id(&text))
+                    .number(&reader)
+                    .unwrap();
                 assert!(found.is_some(), "{text}");
                 looks += 1;
             }
@@ -581,6 +614,95 @@ mod tests {
             let said = fault(&connection).unwrap().unwrap();
             assert_eq!(said, "there are two invoices a", "{in_table}");
         }
+    }
+
+    /// So many invoices, each in a commit.
+    fn make_many(connection: &Connection, ids: &mut InvoiceIds, rows: std::ops::Range<i64>) {
+        for n in rows {
+            connection.execute_batch("BEGIN").unwrap();
+            ids.begin();
+            make(
+                connection,
+                ids,
+                &format!("{:x}", id_hash(&n.to_be_bytes())),
+                n,
+            );
+            ids.bring(connection).unwrap();
+            connection.execute_batch("COMMIT").unwrap();
+            ids.committed();
+        }
+    }
+
+    #[test]
+    fn runs_that_are_damaged_are_made_anew_from_the_rows() {
+        for damage in [
+            "UPDATE invoice_id_runs SET entries = x'00'",
+            "UPDATE invoice_id_runs SET entries = x'00' WHERE n = (SELECT max(n) FROM invoice_id_runs)",
+            "DELETE FROM invoice_id_runs WHERE n = (SELECT min(n) FROM invoice_id_runs)",
+        ] {
+            let connection = migrated(Path::new(""));
+            let mut ids = open(&connection);
+            // Two runs are half merged, and there is one more.
+            make_many(&connection, &mut ids, 1..50);
+            assert_eq!(fault(&connection).unwrap(), None);
+            assert!(connection.execute(damage, []).unwrap() > 0);
+            assert!(
+                fault(&connection).unwrap().unwrap().contains("runs"),
+                "{damage}"
+            );
+            let mut ids = open(&connection);
+            for last in [50, 52, 80, 200] {
+                let recent = ids.recent();
+                for n in 1..ids.hashes.newest() + 1 {
+                    let text = format!("{:x}", id_hash(&n.to_be_bytes()));
+                    assert_eq!(find(&connection, &ids, &text), Some(n), "{damage}");
+                    let id = id(&text);
+                    let look = Look::new(Some(&recent), &id);
+                    assert_eq!(look.number(&connection).unwrap(), Some(n), "{damage}");
+                }
+                let first = ids.hashes.newest() + 1;
+                make_many(&connection, &mut ids, first..last);
+            }
+            assert_eq!(fault(&connection).unwrap(), None, "{damage}");
+        }
+    }
+
+    #[test]
+    fn an_entry_without_its_invoice_is_none_that_is_not_there() {
+        let connection = migrated(Path::new(""));
+        let mut ids = open(&connection);
+        make_many(&connection, &mut ids, 1..70);
+        let first = format!("{:x}", id_hash(&1_i64.to_be_bytes()));
+        let hash = id_hash(first.as_bytes());
+        let lost = "UPDATE invoice_ids SET n = n + (1 << 20) WHERE n = 1";
+        assert_eq!(connection.execute(lost, []).unwrap(), 1);
+        ids.begin();
+        let first = id(&first);
+        let refused = ids.add(&connection, (&first, hash, 70));
+        assert!(matches!(refused, Err(StoreError::BadRow(_))), "{refused:?}");
+        let (recent, first) = (ids.recent(), &first);
+        for recent in [Some(&*recent), None] {
+            let look = Look::new(recent, first).number(&connection);
+            assert!(matches!(look, Err(StoreError::BadRow(_))), "{look:?}");
+        }
+    }
+
+    /// A reader has its number, whose transaction is rolled back and whose number another one gets.
+    #[test]
+    fn an_invoice_that_was_not_made_after_all_is_not_damaged() {
+        let connection = migrated(Path::new(""));
+        let mut ids = open(&connection);
+        ids.begin();
+        connection.execute_batch("BEGIN").unwrap();
+        make(&connection, &mut ids, "a", 1);
+        let (recent, id) = (ids.recent(), id("a"));
+        let look = Look::new(Some(&recent), &id);
+        connection.execute_batch("ROLLBACK").unwrap();
+        ids.rolled_back();
+        ids.begin();
+        make(&connection, &mut ids, "b", 1);
+        ids.committed();
+        assert_eq!(look.number(&connection).unwrap(), None);
     }
 
     #[test]

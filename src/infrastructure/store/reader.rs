@@ -15,7 +15,7 @@ use crate::domain::{InvoiceId, InvoiceStatus, PaymentId, PaymentState, Timestamp
 use super::error::sort;
 use super::hashes::Recent;
 use super::invoice_events;
-use super::invoice_ids;
+use super::invoice_ids::Look;
 use super::late;
 use super::open::{OpenError, open_reader};
 use super::rows::{
@@ -60,11 +60,9 @@ impl SqliteReader {
         })
     }
 
-    /// The number of the invoice with this id. Never changes, so it need not be of the snapshot that it is used in; and
-    /// an invoice that is newer than that is not in it.
-    fn number(&self, id: &InvoiceId) -> Result<Option<i64>, StoreError> {
-        let recent = self.recent_ids.as_deref();
-        self.with(|connection| invoice_ids::number(connection, recent, id))
+    /// A look for an invoice, for a snapshot that begins after this.
+    fn look<'a>(&'a self, id: &'a InvoiceId) -> Look<'a> {
+        Look::new(self.recent_ids.as_deref(), id)
     }
 
     fn with<T>(
@@ -141,10 +139,12 @@ impl Reader for SqliteReader {
     }
 
     fn invoice(&self, id: &InvoiceId) -> Result<Option<InvoiceRecord>, StoreError> {
-        let Some(n) = self.number(id)? else {
-            return Ok(None);
-        };
+        let look = self.look(id);
         self.with(|connection| {
+            // Its number never changes: this need not be one snapshot.
+            let Some(n) = look.number(connection)? else {
+                return Ok(None);
+            };
             let mut statement = connection
                 .prepare_cached(concat!(invoices_with_next!(), " WHERE i.n = ?1"))
                 .map_err(sort)?;
@@ -191,10 +191,11 @@ impl Reader for SqliteReader {
     }
 
     fn payments(&self, invoice: &InvoiceId) -> Result<Option<Vec<PaymentRecord>>, StoreError> {
-        let Some(n) = self.number(invoice)? else {
-            return Ok(None);
-        };
+        let look = self.look(invoice);
         self.with(|connection| {
+            let Some(n) = look.number(connection)? else {
+                return Ok(None);
+            };
             // One statement is one snapshot.
             let mut statement = connection
                 .prepare_cached(&format!(
@@ -214,10 +215,11 @@ impl Reader for SqliteReader {
         &self,
         invoice: &InvoiceId,
     ) -> Result<Option<(InvoiceStatus, PaymentRecord)>, StoreError> {
-        let Some(n) = self.number(invoice)? else {
-            return Ok(None);
-        };
+        let look = self.look(invoice);
         self.with(|connection| {
+            let Some(n) = look.number(connection)? else {
+                return Ok(None);
+            };
             // One statement is one snapshot.
             let mut statement = connection
                 .prepare_cached(&format!(
@@ -239,21 +241,28 @@ impl Reader for SqliteReader {
     }
 
     fn events(&self, query: &EventQuery) -> Result<EventSlice, StoreError> {
-        let of_invoice = match &query.invoice {
-            Some(invoice) => Some(self.number(invoice)?),
+        // One that is made while it is looked for may not be found, though the snapshot has its events: then nothing is
+        // known of it beyond what there was before.
+        let before = match query.invoice {
+            Some(_) => Some(self.with(head)?),
             None => None,
         };
+        let look = query.invoice.as_ref().map(|invoice| self.look(invoice));
         self.snapshot(|connection| {
-            let head: i64 = connection
-                .prepare_cached("SELECT coalesce(max(sequence), 0) FROM events")
-                .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-                .map_err(sort)?;
-            let head = u64::try_from(head).unwrap_or(0);
+            let of_invoice = match &look {
+                Some(look) => Some(look.number(connection)?),
+                None => None,
+            };
+            let head = head(connection)?;
+            let known_to = match (of_invoice, before) {
+                (Some(None), Some(before)) => before,
+                _ => head,
+            };
             let (events, cut) = read_events(connection, query, of_invoice)?;
             let full = cut || events.len() >= query.limit;
             let read_to = match events.last() {
                 Some((sequence, _)) if full => *sequence,
-                _ => head.max(query.after),
+                _ => known_to.max(query.after),
             };
             Ok(EventSlice {
                 events,
@@ -323,6 +332,15 @@ impl Reader for SqliteReader {
             })
         })
     }
+}
+
+/// The sequence of the newest event.
+fn head(connection: &Connection) -> Result<u64, StoreError> {
+    let head: i64 = connection
+        .prepare_cached("SELECT coalesce(max(sequence), 0) FROM events")
+        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
+        .map_err(sort)?;
+    Ok(u64::try_from(head).unwrap_or(0))
 }
 
 /// Who takes invoices, until it breaks off.

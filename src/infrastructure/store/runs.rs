@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::application::ports::StoreError;
 
-use super::error::sort;
+use super::error::{sort, sort_row};
 use super::hashes::{Entry, Table};
 
 /// A row's number by how many come after the base of its run: 1 and up.
@@ -96,6 +96,17 @@ pub(super) struct Run {
     filter: Filter,
 }
 
+/// What is in the database.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Up to the first that is not what was written.
+    pub(super) runs: Vec<Run>,
+    /// Whether there is one.
+    pub(super) damaged: bool,
+    /// The last part of those that have been merged, by its key.
+    pub(super) merged: Option<i64>,
+}
+
 impl Run {
     /// Writes the entries of all rows after `base`, up to `end`; they are in order.
     ///
@@ -146,27 +157,40 @@ impl Run {
         Ok(run)
     }
 
-    /// The runs that are in the database, oldest first.
+    /// The runs that are in the database, oldest first: of the rows after `until`, without a gap.
     ///
     /// # Errors
-    /// Where they cannot be read, or are not what was written.
-    pub(super) fn all(connection: &Connection, table: &Table) -> Result<Vec<Self>, Trouble> {
-        let mut runs: Vec<Self> = Vec::new();
+    /// Where they cannot be read.
+    pub(super) fn all(
+        connection: &Connection,
+        table: &Table,
+        until: i64,
+    ) -> rusqlite::Result<Found> {
+        let mut found = Found::default();
         // Entries of the last of them that are to come.
         let mut left = 0;
         let mut statement = connection.prepare_cached(table.parts)?;
-        let mut found = statement.query([])?;
-        while let Some(row) = found.next()? {
+        let mut parts = statement.query([])?;
+        while let Some(row) = parts.next()? {
             let key: i64 = row.get(0)?;
             let bytes = row.get_ref(1)?.as_bytes().unwrap_or_default();
-            let part = Part::read(table, key, bytes)?;
-            let number = key / PARTS_MAX;
-            if runs.last().is_none_or(|run| run.number != number) {
-                if left > 0 || runs.last().is_some_and(|run| run.end != part.base) {
-                    return Err(damaged(table));
+            let Ok(part) = Part::read(table, key, bytes) else {
+                found.damaged = true;
+                break;
+            };
+            if part.end <= until {
+                found.merged = Some(key);
+                continue;
+            }
+            let number = number_of(key);
+            if found.runs.last().is_none_or(|run| run.number != number) {
+                let end = found.runs.last().map_or(until, |run| run.end);
+                if left > 0 || end != part.base {
+                    found.damaged = true;
+                    break;
                 }
                 left = part.of;
-                runs.push(Self {
+                found.runs.push(Self {
                     number,
                     base: part.base,
                     end: part.end,
@@ -175,17 +199,20 @@ impl Run {
                     filter: Filter::new(part.of.min(FILTERED_MAX)),
                 });
             }
-            let run = runs.last_mut().filter(|it| it.key(it.firsts.len()) == key);
+            let run = found.runs.last_mut();
+            let run = run.filter(|it| it.key(it.firsts.len()) == key);
             let (Some(run), Some(rest)) = (run, left.checked_sub(part.entries.len())) else {
-                return Err(damaged(table));
+                left = usize::MAX;
+                break;
             };
             left = rest;
             run.know(part.entries.iter().map(|it| it.0));
         }
         if left > 0 {
-            return Err(damaged(table));
+            found.runs.pop();
+            found.damaged = true;
         }
-        Ok(runs)
+        Ok(found)
     }
 
     /// The next part has these hashes.
@@ -226,6 +253,11 @@ impl Run {
     pub(super) const fn base(&self) -> i64 {
         self.base
     }
+}
+
+/// The number of the run that a part belongs to.
+pub(super) const fn number_of(part: i64) -> i64 {
+    part / PARTS_MAX
 }
 
 /// Hash and row of each entry of a part. None, where it is no longer there.
@@ -313,6 +345,16 @@ impl From<Trouble> for StoreError {
                 "the index of {name} is not what was written: payd.db is damaged; keep a copy, see what `payd verify` finds in \
                  it, and restore the newest backup"
             )),
+        }
+    }
+}
+
+impl Trouble {
+    /// What it means for one invoice: a damaged page costs those that are on it, and not the others.
+    pub(super) fn of_row(self) -> StoreError {
+        match self {
+            Self::Sqlite(error) => sort_row(error),
+            damaged @ Self::Damaged(_) => damaged.into(),
         }
     }
 }
@@ -462,7 +504,9 @@ mod tests {
             write(&connection, 3, 100, 5000),
             write(&connection, 4, 5100, 1),
         ];
-        let found = Run::all(&connection, &TABLE).unwrap();
+        let found = Run::all(&connection, &TABLE, 100).unwrap();
+        assert!(!found.damaged);
+        let found = found.runs;
         for (written, found) in written.iter().zip(&found) {
             assert_eq!(written.firsts, found.firsts);
             let is = |run: &Run| (run.number, run.base, run.end, run.entries);
@@ -486,29 +530,55 @@ mod tests {
     }
 
     #[test]
-    fn what_is_damaged_or_missing_is_told() {
+    fn what_is_damaged_or_missing_is_told_and_what_is_before_it_is_known() {
         let flip = "UPDATE invoice_id_runs SET entries = CAST(substr(entries, 1, 99) || x'00' || substr(entries, 101) AS BLOB) \
              WHERE n = (SELECT max(n) FROM invoice_id_runs)";
-        for damage in [
-            flip,
-            "UPDATE invoice_id_runs SET entries = x'' WHERE n = (2 << 20)",
-            "UPDATE invoice_id_runs SET n = 7 WHERE n = (2 << 20)",
-            "DELETE FROM invoice_id_runs WHERE n = (1 << 20) + 1",
-            "DELETE FROM invoice_id_runs WHERE n >> 20 = 2",
-            "DELETE FROM invoice_id_runs WHERE n = (SELECT max(n) FROM invoice_id_runs)",
+        for (damage, left) in [
+            (flip, 2),
+            (
+                "UPDATE invoice_id_runs SET entries = x'' WHERE n = (2 << 20)",
+                1,
+            ),
+            ("UPDATE invoice_id_runs SET n = 7 WHERE n = (2 << 20)", 0),
+            ("DELETE FROM invoice_id_runs WHERE n = (1 << 20)", 0),
+            ("DELETE FROM invoice_id_runs WHERE n = (1 << 20) + 1", 0),
+            ("DELETE FROM invoice_id_runs WHERE n = (2 << 20) + 1", 1),
+            ("DELETE FROM invoice_id_runs WHERE n >> 20 = 1", 0),
+            ("DELETE FROM invoice_id_runs WHERE n >> 20 = 2", 1),
+            (
+                "DELETE FROM invoice_id_runs WHERE n = (SELECT max(n) FROM invoice_id_runs)",
+                2,
+            ),
         ] {
             let connection = migrated();
-            write(&connection, 1, 0, 1000);
-            write(&connection, 2, 1000, 1000);
-            write(&connection, 3, 2000, 1000);
-            assert_eq!(Run::all(&connection, &TABLE).unwrap().len(), 3);
+            for n in 1..=3 {
+                write(&connection, n, (n - 1) * 1000, 1000);
+            }
+            let all = || {
+                let found = Run::all(&connection, &TABLE, 0).unwrap();
+                (found.runs.len(), found.damaged)
+            };
+            assert_eq!(all(), (3, false));
             connection.execute_batch(damage).unwrap();
-            let told = Run::all(&connection, &TABLE);
-            assert!(
-                matches!(told, Err(Trouble::Damaged(_))),
-                "{damage}: {told:?}"
-            );
+            assert_eq!(all(), (left, true), "{damage}");
         }
+    }
+
+    #[test]
+    fn what_has_been_merged_is_on_its_way_out() {
+        let connection = migrated();
+        for n in 1..=3 {
+            write(&connection, n, (n - 1) * 1000, 1000);
+        }
+        let last = (2 << 20) + 3;
+        let mut statement = connection.prepare(TABLE.drop_parts).unwrap();
+        assert_eq!(statement.execute([last, 2]).unwrap(), 2);
+        let found = Run::all(&connection, &TABLE, 2000).unwrap();
+        let numbers: Vec<_> = found.runs.iter().map(|run| run.number).collect();
+        assert_eq!(
+            (numbers, found.merged, found.damaged),
+            (vec![3], Some(last), false)
+        );
     }
 
     #[test]

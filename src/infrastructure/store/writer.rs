@@ -23,7 +23,7 @@ use super::answer_keys::AnswerKeys;
 use super::checkpoint::Checkpointer;
 use super::error::{sort, sort_row};
 use super::invoice_events;
-use super::invoice_ids::{InvoiceIds, Places, id_hash, unlike};
+use super::invoice_ids::{InvoiceIds, Places, gone, id_hash, unlike};
 use super::late::Late;
 use super::mark::{Mark, Position};
 use super::open::OpenError;
@@ -261,7 +261,7 @@ impl SqliteStore {
                 .map_err(sort)?;
             let mut found = statement.query([n]).map_err(sort)?;
             let row = found.next().map_err(sort_row)?;
-            let row = row.ok_or_else(|| StoreError::BadRow(format!("invoice {id} is gone")))?;
+            let row = row.ok_or_else(|| gone(*n, id))?;
             if let Some(found) = the_one(row)? {
                 return Ok(Some(found));
             }
@@ -275,7 +275,7 @@ impl SqliteStore {
             .prepare_cached(concat!(
                 "SELECT ",
                 invoice_columns!(),
-                ", i.newest_event FROM invoice_ids k CROSS JOIN invoices i ON i.n = k.n WHERE k.hash = ?1"
+                ", i.newest_event, k.n FROM invoice_ids k LEFT JOIN invoices i ON i.n = k.n WHERE k.hash = ?1"
             ))
             .map_err(sort)?;
         let mut found = statement.query([places.hash]).map_err(sort)?;
@@ -285,6 +285,10 @@ impl SqliteStore {
             self.invoice_ids.not_there(places.hash);
         }
         while let Some(candidate) = row {
+            if candidate.get::<_, Option<i64>>(0).map_err(sort)?.is_none() {
+                let n = candidate.get(INVOICE_WIDTH + 1).map_err(sort)?;
+                return Err(gone(n, id));
+            }
             if let Some(it) = the_one(candidate)? {
                 return Ok(Some(it));
             }
