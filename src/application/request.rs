@@ -220,6 +220,12 @@ pub fn key_hash(actor: &[u8], key: &[u8]) -> i64 {
         .chain_update(actor)
         .chain_update(key)
         .finalize();
+    first_eight(&digest)
+}
+
+/// The first eight bytes of a digest, as a number to look for.
+#[must_use]
+pub fn first_eight(digest: &[u8]) -> i64 {
     let first = digest.first_chunk().copied().unwrap_or_default();
     i64::from_be_bytes(first)
 }

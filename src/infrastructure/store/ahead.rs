@@ -237,7 +237,7 @@ fn rest(connection: &Connection, n: i64, attempts: i64) -> rusqlite::Result<()> 
 mod tests {
     use uuid::Uuid;
 
-    use super::super::{DATABASE, open_writer};
+    use super::super::{DATABASE, hashes, open_writer};
     use super::*;
     use crate::application::ports::{Expected, Store};
     use crate::application::request::AnswerName;
@@ -309,6 +309,7 @@ mod tests {
             INSERT INTO invoice_ids SELECT id_hash, n FROM invoices;
             UPDATE late SET until = 300, digest = late_digest(name, 300) WHERE name = 'invoice_ids';
             UPDATE meta SET value = printf('%016x inv-99', invoice_hash('inv-99')) WHERE name = 'greatest_invoice_id'";
+        hashes::register(&store.connection).unwrap();
         store.connection.execute_batch(invoices).unwrap();
         drop(store);
         let mut store = open_writer(&path, Uuid::from_u128(7)).unwrap();

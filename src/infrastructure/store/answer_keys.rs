@@ -3,7 +3,6 @@
 //! Keys are mostly random: in an index of SQLite's each took a page to itself, which was a sixth of what a payment
 //! costs. They are found by hashes (hashes.rs). An entry goes with its answer, so that it never comes to mean another.
 
-use rusqlite::functions::FunctionFlags;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
@@ -21,10 +20,7 @@ static TABLE: Table = table!("answer_keys", "answer_key_runs");
 /// # Errors
 /// SQLite's.
 pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
-    let flags = FunctionFlags::SQLITE_UTF8
-        | FunctionFlags::SQLITE_DETERMINISTIC
-        | FunctionFlags::SQLITE_DIRECTONLY;
-    connection.create_scalar_function("answer_hash", 2, flags, |context| {
+    hashes::define(connection, "answer_hash", 2, |context| {
         Ok(key_hash(
             bytes(context.get_raw(0)),
             bytes(context.get_raw(1)),

@@ -16,9 +16,11 @@ use std::collections::{HashMap, HashSet, hash_map};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
-use rusqlite::functions::FunctionFlags;
+use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::{Connection, ErrorCode, Statement};
 use sha2::{Digest, Sha256};
+
+use crate::application::request::first_eight;
 
 use super::late;
 use super::runs::{self, Merge, Offset, Run, Trouble, offset};
@@ -288,9 +290,25 @@ impl Standing {
         for number in [self.until, to, hash] {
             digest.update(number.to_be_bytes());
         }
-        let first = digest.finalize().first_chunk().copied();
-        i64::from_be_bytes(first.unwrap_or_default())
+        first_eight(&digest.finalize())
     }
+}
+
+/// Makes a function of ours known to SQL, for migrations and checks: it always gives the same, and nothing in the schema
+/// can call it.
+///
+/// # Errors
+/// SQLite's.
+pub(super) fn define(
+    connection: &Connection,
+    name: &str,
+    arguments: i32,
+    function: fn(&mut Context<'_>) -> rusqlite::Result<i64>,
+) -> rusqlite::Result<()> {
+    let flags = FunctionFlags::SQLITE_UTF8
+        | FunctionFlags::SQLITE_DETERMINISTIC
+        | FunctionFlags::SQLITE_DIRECTONLY;
+    connection.create_scalar_function(name, arguments, flags, function)
 }
 
 /// Makes the digest known to SQL, for migrations.
@@ -298,10 +316,7 @@ impl Standing {
 /// # Errors
 /// SQLite's.
 pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
-    let flags = FunctionFlags::SQLITE_UTF8
-        | FunctionFlags::SQLITE_DETERMINISTIC
-        | FunctionFlags::SQLITE_DIRECTONLY;
-    connection.create_scalar_function("late_digest", 2, flags, |context| {
+    define(connection, "late_digest", 2, |context| {
         let standing = Standing {
             until: context.get(1)?,
             merged: None,

@@ -13,11 +13,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
 use crate::application::ports::StoreError;
+use crate::application::request::first_eight;
 use crate::domain::InvoiceId;
 
 use super::error::{sort, sort_row};
@@ -37,9 +37,7 @@ static TABLE: Table = table!("invoice_ids", "invoice_id_runs");
 /// The first eight bytes of an id's SHA-256, by which it is found. Nobody finds two ids with the same one by trying as
 /// long as an id costs.
 pub(super) fn id_hash(id: &[u8]) -> i64 {
-    let digest = Sha256::digest(id);
-    let first = digest.first_chunk().copied().unwrap_or_default();
-    i64::from_be_bytes(first)
+    first_eight(&Sha256::digest(id))
 }
 
 /// Makes [`id_hash`] known to SQL, for migrations and checks.
@@ -47,10 +45,7 @@ pub(super) fn id_hash(id: &[u8]) -> i64 {
 /// # Errors
 /// SQLite's.
 pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
-    let flags = FunctionFlags::SQLITE_UTF8
-        | FunctionFlags::SQLITE_DETERMINISTIC
-        | FunctionFlags::SQLITE_DIRECTONLY;
-    connection.create_scalar_function("invoice_hash", 1, flags, |context| {
+    hashes::define(connection, "invoice_hash", 1, |context| {
         // What is no text is damaged: it is found under no id.
         Ok(id_hash(context.get_raw(0).as_bytes().unwrap_or_default()))
     })

@@ -11,7 +11,6 @@ use crate::application::ports::StoreError;
 
 use super::answer_keys::{self, AnswerKeys};
 use super::checkpoint::Checkpointer;
-use super::hashes;
 use super::invoice_ids::{self, InvoiceIds};
 use super::late::{self, Late};
 use super::mark::{MARK, Mark, Position};
@@ -323,7 +322,6 @@ pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenE
     connection.pragma_update(None, "trusted_schema", "OFF")?;
     answer_keys::register(&connection)?;
     invoice_ids::register(&connection)?;
-    hashes::register(&connection)?;
     // A damaged page is an error when it is read, and not something else's content.
     connection.pragma_update(None, "cell_size_check", "ON")?;
     Ok(connection)

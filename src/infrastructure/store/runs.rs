@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
 use crate::application::ports::StoreError;
+use crate::application::request::first_eight;
 
 use super::error::{sort, sort_row};
 use super::hashes::{Entry, Table};
@@ -319,7 +320,7 @@ fn digest(table: &Table, key: i64, bytes: &[u8]) -> [u8; 8] {
         .chain_update(key.to_be_bytes())
         .chain_update(bytes.get(8..).unwrap_or_default())
         .finalize();
-    digest.first_chunk().copied().unwrap_or_default()
+    first_eight(&digest).to_be_bytes()
 }
 
 /// Why an index cannot be read or written.
