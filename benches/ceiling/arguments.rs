@@ -129,7 +129,7 @@ impl Limit {
 /// How large a store, and how long.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Growth {
-    /// Invoices in the full store, each PAID with three events; some 1.3 GB a million
+    /// Invoices in the full store, each PAID with three events under an idempotency key; some 2.6 GB a million
     #[arg(long, default_value_t = 1_000_000)]
     pub(crate) invoices: u64,
     /// Ids in no order, as clients that draw their own send them

@@ -129,16 +129,21 @@ impl Shared {
         id(n, self.load.random_ids)
     }
 
-    /// The header with a key in no order, as most clients draw them (UUIDv4).
+    /// The header with a key.
     fn key(&self, what: &str, id: &str) -> String {
         if !self.load.keys {
             return String::new();
         }
-        let mut hasher = DefaultHasher::new();
-        (what, id).hash(&mut hasher);
-        let n = hasher.finish();
-        format!("idempotency-key: {n:016x}{:016x}\r\n", mix(n))
+        format!("idempotency-key: {}\r\n", key(what, id))
     }
+}
+
+/// An idempotency key in no order, as most clients draw them (UUIDv4).
+pub(crate) fn key(what: &str, id: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    (what, id).hash(&mut hasher);
+    let n = hasher.finish();
+    format!("{n:016x}{:016x}", mix(n))
 }
 
 /// SplitMix64's finalizer: a permutation, so that no two are the same.

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use payd::application::ports::{ChargeRequest, Clock, Random};
-use payd::application::request::{Action, Caller, Envelope, Outcome, Reply, SubmitError};
+use payd::application::request::{
+    Action, Caller, Envelope, Idempotency, Outcome, Reply, SubmitError,
+};
 use payd::application::{Bus, Counters, Engine, Places, Policy};
 use payd::domain::{
     Amount, Command, Currency, InvoiceId, LookupPolicy, Money, NewInvoice, Outcome as Sent,
@@ -15,6 +17,7 @@ use payd::domain::{
 };
 use payd::infrastructure::clock::SystemClock;
 use payd::infrastructure::store::{DATABASE, SqliteStore, open_writer};
+use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
 use crate::load;
@@ -141,7 +144,10 @@ impl Seeder {
         let mut envelopes: Vec<_> = actions
             .into_iter()
             .map(|action| {
-                let (envelope, answer) = envelope(action);
+                let (mut envelope, answer) = envelope(action);
+                if let Action::OnInvoice(id, _) = &envelope.action {
+                    envelope.idempotency = Some(key(id));
+                }
                 answers.push(answer);
                 envelope
             })
@@ -169,6 +175,13 @@ impl Seeder {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// A payment's idempotency key, in no order, as most clients draw them. Its answer is kept by its events.
+fn key(id: &InvoiceId) -> Idempotency {
+    let key = load::key("p", id.as_str());
+    let fingerprint = Sha256::digest(id.as_str()).into();
+    Idempotency::new("seed", key, fingerprint, Box::new(|_| None))
 }
 
 fn envelope(action: Action) -> (Envelope, oneshot::Receiver<Result<Outcome, SubmitError>>) {

@@ -124,7 +124,7 @@ impl Ahead {
         self.on
     }
 
-    /// What the next batch will look for, in this order. What is left of the one before is of no use any more. Where no
+    /// What the next batch will look for. What is left of the one before is of no use any more. Where no
     /// id is looked for, nobody says whether it is still worth it, and keys alone are not.
     pub(super) fn expect(&self, looks: impl Iterator<Item = Look>) {
         let mut queue = self.shared.queue();

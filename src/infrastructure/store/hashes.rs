@@ -6,6 +6,8 @@
 //! runs, these are merged into the table in the table's own order, an entry with each that is added. By then they are so
 //! many that neighbours share their pages, also where the table is large.
 //!
+//! Of most that is looked for the table's filter (filters.rs) says that it is not there.
+//!
 //! Nothing is found only in memory that is not in the database: the keys themselves stand in their rows, and those that
 //! are in no run yet are read from these at a start. How far the table is complete stands in `late`, and now and then how
 //! far those are that are merged.
@@ -22,8 +24,9 @@ use sha2::{Digest, Sha256};
 
 use crate::application::request::first_eight;
 
+use super::filters;
 use super::late;
-use super::runs::{self, Merge, Offset, Run, Trouble, offset};
+use super::runs::{self, Merge, Offset, Run, Sought, Trouble, offset};
 use super::together::Insert;
 
 /// A hash, and the number of the row that has it.
@@ -36,13 +39,16 @@ pub(super) struct Sizes {
     pub(super) run: usize,
     /// Runs that are merged at a time.
     pub(super) merged: usize,
+    /// Entries that are merged until the filter is told of them, which takes a page for some hundreds of them.
+    pub(super) told: usize,
 }
 
 /// A map of 2^16 places has room for what gathers and a batch, which takes 0.8 MiB; the filters of twice as many runs as
-/// are merged take 1.1. Of a table of ten million, eight entries that are merged share a page.
+/// are merged take 2.8. Of a table of ten million, a dozen entries that are merged share a page.
 pub(super) const SIZES: Sizes = Sizes {
     run: 56_000,
-    merged: 8,
+    merged: 16,
+    told: 512,
 };
 
 /// It is noted how far a merge is after every so many of its entries: as many may be merged once more after a stop.
@@ -61,6 +67,8 @@ const WORTH_IT: usize = 3;
 pub(super) struct Table {
     /// What `late` calls it.
     pub(super) name: &'static str,
+    /// What the checks of its filter begin with.
+    pub(super) seed: u64,
     /// Puts entries in. One may be there already, from before a stop.
     pub(super) insert: Insert<Entry>,
     /// Says which of [`MANY`] hashes it has. Where there are fewer, some are given again.
@@ -75,6 +83,18 @@ pub(super) struct Table {
     pub(super) drop_parts: &'static str,
     /// Removes those after a key.
     pub(super) drop_parts_after: &'static str,
+    /// The block of its filter (filters.rs) that ends at a hash or after it, if any: the first of them.
+    pub(super) block: &'static str,
+    /// Puts one there.
+    pub(super) put_block: &'static str,
+    /// Removes those that end between two hashes.
+    pub(super) drop_blocks: &'static str,
+    /// All of them, in order.
+    pub(super) blocks: &'static str,
+    /// The entries that the table has between two hashes, in order.
+    pub(super) between: &'static str,
+    /// One of them.
+    pub(super) any: &'static str,
 }
 
 impl std::fmt::Debug for Table {
@@ -83,11 +103,12 @@ impl std::fmt::Debug for Table {
     }
 }
 
-/// A [`Table`] by its name and that of its runs.
+/// A [`Table`] by its name, and those of its runs and its filter.
 macro_rules! table {
-    ($name:literal, $runs:literal) => {
+    ($name:literal, $runs:literal, $filters:literal) => {
         Table {
             name: $name,
+            seed: $crate::infrastructure::store::filters::seed($name),
             insert: $crate::infrastructure::store::together::Insert {
                 verb: "INSERT OR IGNORE",
                 into: concat!($name, " (hash, n)"),
@@ -111,6 +132,24 @@ macro_rules! table {
                 " WHERE n <= ?1 ORDER BY n LIMIT ?2)"
             ),
             drop_parts_after: concat!("DELETE FROM ", $runs, " WHERE n > ?1"),
+            block: concat!(
+                "SELECT last, bits FROM ",
+                $filters,
+                " WHERE last >= ?1 ORDER BY last LIMIT 1"
+            ),
+            put_block: concat!(
+                "INSERT OR REPLACE INTO ",
+                $filters,
+                " (last, bits) VALUES (?1, ?2)"
+            ),
+            drop_blocks: concat!("DELETE FROM ", $filters, " WHERE last BETWEEN ?1 AND ?2"),
+            blocks: concat!("SELECT last, bits FROM ", $filters, " ORDER BY last"),
+            any: concat!("SELECT min(hash) FROM ", $name),
+            between: concat!(
+                "SELECT hash, n FROM ",
+                $name,
+                " WHERE hash BETWEEN ?1 AND ?2 ORDER BY hash"
+            ),
         }
     };
 }
@@ -172,9 +211,10 @@ impl Memory {
     }
 
     fn places(&self, hash: i64) -> Places {
+        let look = Sought::new(hash);
         Places {
             rows: self.gathered(hash),
-            parts: self.runs.iter().filter_map(|it| it.part(hash)).collect(),
+            parts: self.runs.iter().filter_map(|it| it.part(&look)).collect(),
         }
     }
 
@@ -326,6 +366,47 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
     })
 }
 
+/// What the filter has still to be told of what is merged. Until then it is in runs, and looked for there.
+#[derive(Debug, Default)]
+struct Untold {
+    /// Of the hashes up to this one nothing is left to be told.
+    told_to: Option<i64>,
+    /// What has come after it, in order.
+    hashes: Vec<i64>,
+    /// How many of these there were before the transaction under way, and what they were, if it has told the filter.
+    before: usize,
+    told: Option<(Option<i64>, Vec<i64>)>,
+}
+
+impl Untold {
+    fn from(told_to: Option<i64>) -> Self {
+        Self {
+            told_to,
+            ..Self::default()
+        }
+    }
+
+    /// The filter gets them: the table has nothing else up to this hash.
+    fn tell(&mut self, connection: &Connection, table: &Table, to: i64) -> rusqlite::Result<()> {
+        filters::extend(connection, table, (self.told_to, to), &self.hashes)?;
+        let told = std::mem::take(&mut self.hashes);
+        self.told = Some((self.told_to.replace(to), told));
+        Ok(())
+    }
+
+    fn committed(&mut self) {
+        self.told = None;
+        self.before = self.hashes.len();
+    }
+
+    fn rolled_back(&mut self) {
+        if let Some(told) = self.told.take() {
+            (self.told_to, self.hashes) = told;
+        }
+        self.hashes.truncate(self.before);
+    }
+}
+
 /// An index by hashes, for its one writer.
 #[derive(Debug)]
 pub(super) struct Hashes {
@@ -340,6 +421,9 @@ pub(super) struct Hashes {
     merged_to: Option<i64>,
     merged_before: Option<i64>,
     merge: Option<Merge>,
+    untold: Untold,
+    /// Whether the table may have anything.
+    has_any: bool,
     /// Entries since it was noted how far that is.
     unnoted: usize,
     /// Whether there are parts of runs that are not what was written, which are in nobody's way until the next run; and
@@ -357,8 +441,9 @@ pub(super) struct Hashes {
     /// The greatest number that a row has had: with the transaction under way, and without.
     newest: i64,
     newest_before: i64,
-    /// Hashes that nothing has but what gathers, for as long as the transaction puts none into the table.
-    absent: HashSet<i64, RandomState>,
+    /// Hashes that are in no run, and those that are not in the table, for as long as the transaction writes neither.
+    not_in_runs: HashSet<i64, RandomState>,
+    not_in_table: HashSet<i64, RandomState>,
     /// What the transaction under way has added.
     added: Vec<Entry>,
 }
@@ -400,6 +485,14 @@ impl Hashes {
             memory.add(entry);
         })?;
         let merged_to = merged.map(|(_, hash)| hash);
+        // What cannot be read is there, and found out by who looks for it.
+        let any: rusqlite::Result<Option<i64>> = connection
+            .prepare_cached(table.any)?
+            .query_row([], |row| row.get(0));
+        let has_any = match any {
+            Err(error) if is_corrupt(&error) => true,
+            any => any?.is_some(),
+        };
         let mut hashes = Self {
             table,
             sizes,
@@ -409,6 +502,8 @@ impl Hashes {
             merged_to,
             merged_before: merged_to,
             merge: None,
+            untold: Untold::from(merged_to),
+            has_any,
             unnoted: 0,
             damaged: found.damaged,
             mended: false,
@@ -418,7 +513,8 @@ impl Hashes {
             all_there: false,
             newest,
             newest_before: newest,
-            absent: HashSet::default(),
+            not_in_runs: HashSet::default(),
+            not_in_table: HashSet::default(),
             added: Vec::new(),
         };
         hashes.begin_to_merge();
@@ -440,7 +536,7 @@ impl Hashes {
     /// # Errors
     /// Where they cannot be read.
     pub(super) fn rows(&self, connection: &Connection, hash: i64) -> Result<Vec<i64>, Trouble> {
-        if self.is_absent(hash) {
+        if self.not_in_runs.contains(&hash) {
             return Ok(self.gathered(hash));
         }
         let places = self.recent.places(hash);
@@ -461,21 +557,51 @@ impl Hashes {
 
     /// A transaction begins.
     pub(super) fn begin(&mut self) {
-        self.absent.clear();
+        self.forget();
     }
 
-    /// Looks for many at once: most are new, and need not be looked for one by one then. Says for how many.
+    /// What was looked for may be there soon.
+    fn forget(&mut self) {
+        self.not_in_runs.clear();
+        self.not_in_table.clear();
+    }
+
+    /// Those of many hashes that the table may have, but for what gathers. Most are new, and need not be looked for then.
     ///
     /// # Errors
     /// SQLite's.
-    pub(super) fn expect(
+    pub(super) fn sift(
         &mut self,
         connection: &Connection,
         mut hashes: Vec<i64>,
-    ) -> rusqlite::Result<usize> {
+    ) -> rusqlite::Result<Vec<i64>> {
         let memory = self.recent.memory();
-        hashes.retain(|hash| memory.places(*hash) == Places::default());
+        hashes.retain(|hash| {
+            let places = memory.places(*hash);
+            if places.parts.is_empty() {
+                self.not_in_runs.insert(*hash);
+            }
+            places.rows.is_empty()
+        });
         drop(memory);
+        if !self.has_any {
+            self.not_in_table.extend(hashes);
+            return Ok(Vec::new());
+        }
+        filters::sift(connection, self.table, hashes, |hash| {
+            self.not_in_table.insert(hash);
+        })
+    }
+
+    /// Looks for these in the table, many at once. Says for how many.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub(super) fn look(
+        &mut self,
+        connection: &Connection,
+        hashes: &[i64],
+    ) -> rusqlite::Result<usize> {
         let mut looked = 0;
         for some in hashes.chunks(MANY).filter(|it| it.len() >= WORTH_IT) {
             let mut statement = connection.prepare_cached(self.table.find_many)?;
@@ -487,12 +613,10 @@ impl Hashes {
             let found = match found {
                 Ok(found) => found,
                 // Each is looked for by itself then, and costs those that are there.
-                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
-                    continue;
-                }
+                Err(error) if is_corrupt(&error) => continue,
                 Err(error) => return Err(error),
             };
-            self.absent
+            self.not_in_table
                 .extend(some.iter().filter(|hash| !found.contains(hash)));
             looked += some.len();
         }
@@ -501,12 +625,13 @@ impl Hashes {
 
     /// It was looked for everywhere, and is not there.
     pub(super) fn not_there(&mut self, hash: i64) {
-        self.absent.insert(hash);
+        self.not_in_runs.insert(hash);
+        self.not_in_table.insert(hash);
     }
 
-    /// Whether nothing is known to have it but what gathers.
-    pub(super) fn is_absent(&self, hash: i64) -> bool {
-        self.absent.contains(&hash)
+    /// Whether it may be in the table, as far as that is known without a look.
+    pub(super) fn may_be_in_table(&self, hash: i64) -> bool {
+        !self.not_in_table.contains(&hash)
     }
 
     /// The transaction is about to be committed: writes a run, or puts some entries into the table, where it is time; of
@@ -518,7 +643,7 @@ impl Hashes {
         if self.added.is_empty() {
             return Ok(false);
         }
-        self.absent.clear();
+        self.forget();
         self.write_run(connection)?;
         if let Some(last) = self.merged_part {
             let mut statement = connection.prepare_cached(self.table.drop_parts)?;
@@ -558,9 +683,17 @@ impl Hashes {
         );
         entries.sort_unstable();
         self.table.insert.write(connection, &far)?;
+        filters::add(connection, self.table, far.iter().map(|it| it.0))?;
+        self.has_any |= !far.is_empty();
         if self.damaged {
             let mut statement = connection.prepare_cached(self.table.drop_parts_after)?;
             statement.execute([last])?;
+            // It is no run of before that ends where one of these may.
+            let standing = Standing {
+                until: self.until,
+                merged: None,
+            };
+            standing.note(connection, self.table.name)?;
             self.mended = true;
         }
         let run = Run::write(
@@ -600,12 +733,26 @@ impl Hashes {
         self.all_there = merge.peek().is_none();
         entries.retain(|it| it.1 >= oldest);
         self.table.insert.write(connection, &entries)?;
+        self.has_any |= !entries.is_empty();
+        self.untold.hashes.extend(entries.iter().map(|it| it.0));
+        // Before it is noted that these are in the table, and before they leave the runs.
+        let noted = self.unnoted >= all / NOTES;
+        let to = if self.all_there {
+            Some(i64::MAX)
+        } else if noted || self.untold.hashes.len() >= self.sizes.told {
+            self.merged_to
+        } else {
+            None
+        };
+        if let Some(to) = to {
+            self.untold.tell(connection, self.table, to)?;
+        }
         let standing = if self.all_there {
             Standing {
                 until: self.merging_to,
                 merged: None,
             }
-        } else if self.unnoted >= all / NOTES {
+        } else if noted {
             self.unnoted = 0;
             Standing {
                 until: self.until,
@@ -628,6 +775,7 @@ impl Hashes {
         self.added.clear();
         self.newest_before = self.newest;
         self.merged_before = self.merged_to;
+        self.untold.committed();
         let mut memory = self.recent.memory();
         if let Some(run) = self.written.take() {
             memory.gathering.clear();
@@ -651,6 +799,7 @@ impl Hashes {
             memory.runs.retain(|run| run.end > self.merging_to);
             self.until = self.merging_to;
             (self.merge, self.merged_to, self.merged_before) = (None, None, None);
+            self.untold = Untold::default();
         }
         drop(memory);
         self.begin_to_merge();
@@ -661,6 +810,7 @@ impl Hashes {
         self.written = None;
         (self.all_there, self.mended, self.none_left) = (false, false, false);
         self.newest = self.newest_before;
+        self.untold.rolled_back();
         if self.merged_to != self.merged_before {
             (self.merge, self.merged_to) = (None, self.merged_before);
         }
@@ -683,6 +833,11 @@ impl Hashes {
             self.unnoted = usize::MAX / 2;
         }
     }
+}
+
+/// Whether it says that a page is not what SQLite wrote.
+pub(super) fn is_corrupt(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
 }
 
 /// Up to this row all are in the table or in runs, and a start does not read them.
@@ -716,8 +871,8 @@ pub(super) fn fault(
         "SELECT (SELECT count(*) FROM ({rows}) WHERE {there}), (SELECT count(*) FROM {name} WHERE {there}), \
          (SELECT count(*) FROM {name}), (SELECT count(*) FROM {name} k JOIN ({rows}) r ON r.n = k.n WHERE r.hash = k.hash)"
     );
-    let (to, hash) = standing.merged.unwrap_or((standing.until, i64::MIN));
-    let count = connection.query_row(&sql, [standing.until, to, hash], |row| {
+    let (to, merged_to) = standing.merged.unwrap_or((standing.until, i64::MIN));
+    let count = connection.query_row(&sql, [standing.until, to, merged_to], |row| {
         Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
     });
     let (expected, complete, all, right): (i64, i64, i64, i64) = count?;
@@ -726,12 +881,19 @@ pub(super) fn fault(
             "the index of {what} has {all} entries of which {right} are right, and {complete} for {expected} that it should have"
         )));
     }
+    if let Some(why) = filters::fault(connection, table, |hash, n| {
+        n <= standing.until || (n <= to && hash <= merged_to)
+    })? {
+        return Ok(Some(format!("the filter of the index of {what} {why}")));
+    }
     let found = Run::all(connection, table, standing.until)?;
     if found.damaged {
         let why = format!("the runs of the index of {what} are not what was written");
         return Ok(Some(why));
     }
     let sql = format!("SELECT hash, n FROM ({rows}) WHERE n > ?1 AND n <= ?2");
+    let in_table = format!("SELECT 1 FROM {name} WHERE hash = ?1 AND n = ?2");
+    let mut in_table = connection.prepare_cached(&in_table)?;
     for run in found.runs {
         let mut known: HashSet<Entry> = HashSet::new();
         for key in run.keys() {
@@ -741,7 +903,8 @@ pub(super) fn fault(
         let mut found = statement.query([run.base(), run.end])?;
         while let Some(row) = found.next()? {
             let entry = (row.get(0)?, row.get(1)?);
-            if !known.contains(&entry) {
+            // One whose number is too far from the others' is in the table already.
+            if !known.contains(&entry) && !in_table.exists(entry)? {
                 let why = format!("the index of {what} does not have row {}", entry.1);
                 return Ok(Some(why));
             }
@@ -753,6 +916,31 @@ pub(super) fn fault(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a transaction that is rolled back has told, and what it would have.
+    #[test]
+    fn what_was_not_told_after_all_is_told_again() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        super::super::schema::migrate(&mut connection, std::path::Path::new("")).unwrap();
+        let table = &super::super::invoice_ids::TABLE;
+        let mut untold = Untold::from(Some(5));
+        untold.hashes.extend([6, 9]);
+        untold.committed();
+        for told in [false, true] {
+            untold.hashes.push(12);
+            if told {
+                untold.tell(&connection, table, 12).unwrap();
+                assert_eq!((untold.told_to, &untold.hashes), (Some(12), &vec![]));
+            }
+            untold.rolled_back();
+            assert_eq!((untold.told_to, &untold.hashes), (Some(5), &vec![6, 9]));
+        }
+        untold.tell(&connection, table, 9).unwrap();
+        untold.committed();
+        untold.hashes.push(12);
+        untold.rolled_back();
+        assert_eq!((untold.told_to, &untold.hashes), (Some(9), &vec![]));
+    }
 
     #[test]
     fn an_entry_takes_twelve_bytes() {

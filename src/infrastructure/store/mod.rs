@@ -10,6 +10,7 @@ mod ahead;
 mod answer_keys;
 mod checkpoint;
 mod copy;
+mod filters;
 mod hashes;
 mod invoice_events;
 mod invoice_ids;

@@ -7,6 +7,9 @@
 //! What it must never do: say that a run does not have what it has. So a part has a digest, and one that is not what was
 //! written is an error.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
@@ -31,9 +34,9 @@ const FILTERED_MAX: usize = 1 << 20;
 /// Digest, base, end, and how many entries the run has.
 const HEAD: usize = 32;
 
-/// Bits of a filter for each entry, and how many of them are looked at: of a hundred that are not there, it lets one
-/// through.
-const BITS: usize = 10;
+/// Bits of a filter for each entry, and how many of them are looked at: of four hundred that are not there, it lets one
+/// through. There may be thirty-two runs, and each that is let through reads a page.
+const BITS: usize = 13;
 const LOOKS: u32 = 6;
 
 /// Of a row that is beyond the base, and not too far.
@@ -75,12 +78,25 @@ impl Filter {
         }
     }
 
-    fn may_have(&self, hash: i64) -> bool {
-        let words = &self.0[self.place(hash)];
-        words
-            .iter()
-            .zip(Self::bits(hash))
-            .all(|(word, bits)| word & bits == bits)
+    fn may_have(&self, look: &Sought) -> bool {
+        let words = &self.0[self.place(look.hash)];
+        let missing = words.iter().zip(look.bits);
+        missing.fold(0, |missing, (word, bits)| missing | (bits & !word)) == 0
+    }
+}
+
+/// What is looked for in many runs.
+#[derive(Debug)]
+pub(super) struct Sought {
+    hash: i64,
+    bits: [u64; 8],
+}
+
+impl Sought {
+    /// This hash.
+    pub(super) fn new(hash: i64) -> Self {
+        let bits = Filter::bits(hash);
+        Self { hash, bits }
     }
 }
 
@@ -232,11 +248,11 @@ impl Run {
     }
 
     /// The part that may have a hash, by its key.
-    pub(super) fn part(&self, hash: i64) -> Option<i64> {
-        if !self.filter.may_have(hash) {
+    pub(super) fn part(&self, look: &Sought) -> Option<i64> {
+        if !self.filter.may_have(look) {
             return None;
         }
-        let after = self.firsts.partition_point(|first| *first <= hash);
+        let after = self.firsts.partition_point(|first| *first <= look.hash);
         Some(self.key(after.checked_sub(1)?))
     }
 
@@ -369,6 +385,8 @@ pub(super) const fn damaged(table: &Table) -> Trouble {
 #[derive(Debug, Default)]
 pub(super) struct Merge {
     heads: Vec<Head>,
+    /// The next entry of each of them that has one, and which that is.
+    next: BinaryHeap<Reverse<(Entry, usize)>>,
 }
 
 #[derive(Debug)]
@@ -376,7 +394,7 @@ struct Head {
     run: std::sync::Arc<Run>,
     /// The part that comes next.
     next: usize,
-    /// What is left of the one before, its first entry last.
+    /// What is left of the one before, its first entry last, but for the one that is next.
     entries: Vec<Entry>,
 }
 
@@ -391,7 +409,7 @@ impl Merge {
         runs: &[std::sync::Arc<Run>],
         hash: Option<i64>,
     ) -> Result<Self, Trouble> {
-        let mut heads = Vec::with_capacity(runs.len());
+        let mut merge = Self::default();
         for run in runs {
             let after = hash.map_or(0, |hash| run.firsts.partition_point(|it| *it <= hash));
             let mut head = Head {
@@ -402,18 +420,30 @@ impl Merge {
             head.fill(connection, table)?;
             head.entries
                 .retain(|it| hash.is_none_or(|hash| it.0 > hash));
-            head.fill(connection, table)?;
-            heads.push(head);
+            merge.heads.push(head);
+            merge.advance(connection, table, merge.heads.len() - 1)?;
         }
-        Ok(Self { heads })
+        Ok(merge)
+    }
+
+    /// The next entry of this head is known.
+    fn advance(
+        &mut self,
+        connection: &Connection,
+        table: &Table,
+        number: usize,
+    ) -> Result<(), Trouble> {
+        let head = &mut self.heads[number];
+        head.fill(connection, table)?;
+        if let Some(entry) = head.entries.pop() {
+            self.next.push(Reverse((entry, number)));
+        }
+        Ok(())
     }
 
     /// The next one, in order.
     pub(super) fn peek(&self) -> Option<Entry> {
-        self.heads
-            .iter()
-            .filter_map(|head| head.entries.last().copied())
-            .min()
+        self.next.peek().map(|Reverse((entry, _))| *entry)
     }
 
     /// Takes it.
@@ -425,16 +455,11 @@ impl Merge {
         connection: &Connection,
         table: &Table,
     ) -> Result<Option<Entry>, Trouble> {
-        let first = self
-            .heads
-            .iter_mut()
-            .filter(|head| !head.entries.is_empty());
-        let Some(head) = first.min_by_key(|head| head.entries.last().copied()) else {
+        let Some(Reverse((entry, number))) = self.next.pop() else {
             return Ok(None);
         };
-        let entry = head.entries.pop();
-        head.fill(connection, table)?;
-        Ok(entry)
+        self.advance(connection, table, number)?;
+        Ok(Some(entry))
     }
 }
 
@@ -460,7 +485,7 @@ mod tests {
     use super::super::schema;
     use super::*;
 
-    static TABLE: Table = table!("invoice_ids", "invoice_id_runs");
+    static TABLE: Table = table!("invoice_ids", "invoice_id_runs", "invoice_id_filters");
 
     fn migrated() -> Connection {
         let mut connection = Connection::open_in_memory().unwrap();
@@ -491,11 +516,10 @@ mod tests {
     fn a_filter_misses_nothing_and_lets_few_others_through() {
         let mut filter = Filter::new(50_000);
         (0..50_000).for_each(|n| filter.add(hash(n)));
-        assert!((0..50_000).all(|n| filter.may_have(hash(n))));
-        let others = (50_000..150_000)
-            .filter(|n| filter.may_have(hash(*n)))
-            .count();
-        assert!((1..2500).contains(&others), "{others} of 100,000");
+        let may_have = |n: i64| filter.may_have(&Sought::new(hash(n)));
+        assert!((0..50_000).all(may_have));
+        let others = (50_000..150_000).filter(|n| may_have(*n)).count();
+        assert!((1..500).contains(&others), "{others} of 100,000");
     }
 
     #[test]
@@ -517,7 +541,7 @@ mod tests {
         for run in [&written[0], &found[0]] {
             let whole = entries(100, 5000);
             for (hash, offset) in &whole {
-                let key = run.part(*hash).unwrap();
+                let key = run.part(&Sought::new(*hash)).unwrap();
                 let part = part(&connection, &TABLE, key).unwrap().unwrap();
                 assert!(part.contains(&(*hash, 100 + i64::from(*offset))));
                 let twins = whole.iter().filter(|it| it.0 == *hash).count();

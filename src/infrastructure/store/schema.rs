@@ -23,6 +23,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0007_events_of_an_invoice.sql"),
     include_str!("migrations/0008_invoices_in_status.sql"),
     include_str!("migrations/0009_invoice_ids.sql"),
+    include_str!("migrations/0010_filters.sql"),
 ];
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.
@@ -164,6 +165,8 @@ pub(super) fn whole(connection: &Connection) -> Result<(), OpenError> {
         "SELECT name, until, merging_to, merged_to, digest FROM late",
         "SELECT n, entries FROM invoice_id_runs",
         "SELECT n, entries FROM answer_key_runs",
+        "SELECT last, bits FROM invoice_id_filters",
+        "SELECT last, bits FROM answer_key_filters",
         "SELECT hash, n FROM answer_keys",
         "SELECT hash, n FROM invoice_ids",
         "SELECT type, sequence FROM event_types",

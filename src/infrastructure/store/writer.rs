@@ -509,30 +509,27 @@ impl Store for SqliteStore {
         &mut self,
         expected: &mut dyn Iterator<Item = Expected<'_>>,
     ) -> Result<(), StoreError> {
-        let on = self.ahead.is_on();
-        let ids = &self.invoice_ids;
-        let looks = expected.filter_map(|it| match it {
-            Expected::Invoice(id) if ids.is_beyond_all(id) => None,
-            Expected::Invoice(id) => Some(Look::Invoice(id_hash(id.as_str().as_bytes()))),
-            Expected::Answer(name) => Some(Look::Key(name.hash)),
-        });
-        if on {
-            self.ahead.expect(looks);
-            return Ok(());
-        }
         let (mut ids, mut keys) = (Vec::new(), Vec::new());
-        for look in looks {
-            match look {
-                Look::Invoice(hash) => ids.push(hash),
-                Look::Key(hash) => keys.push(hash),
+        for it in expected {
+            match it {
+                Expected::Invoice(id) if self.invoice_ids.is_beyond_all(id) => {}
+                Expected::Invoice(id) => ids.push(id_hash(id.as_str().as_bytes())),
+                Expected::Answer(name) => keys.push(name.hash),
             }
         }
-        let looked = self.invoice_ids.expect(&self.connection, ids);
+        let connection = &self.connection;
+        let ids = self.invoice_ids.sift(connection, ids).map_err(sort)?;
+        let keys = self.answer_keys.sift(connection, keys).map_err(sort)?;
+        if self.ahead.is_on() {
+            let keys = keys.into_iter().map(Look::Key);
+            self.ahead
+                .expect(keys.chain(ids.into_iter().map(Look::Invoice)));
+            return Ok(());
+        }
+        let looked = self.invoice_ids.look(connection, &ids);
         let (count, time) = looked.map_err(sort)?;
         self.ahead.took(count, time);
-        self.answer_keys
-            .expect(&self.connection, keys)
-            .map_err(sort)
+        self.answer_keys.look(connection, &keys).map_err(sort)
     }
 
     fn load(&mut self, id: &InvoiceId) -> Result<Option<Entry>, StoreError> {
