@@ -1,9 +1,10 @@
 //! Looks for what a batch is about to look for, where the disk has to be asked.
 //!
-//! An invoice's id has a page of its index to itself, once that is large, and so has an idempotency key. Where the
-//! kernel does not have that page in memory, the writer waits for the disk, for one after the other; the disk itself
-//! can do many at once. So where lookups turn out to be slow, threads with connections of their own look for all that a
-//! batch names while the writer goes through it: they get ahead of it, and it finds in memory what they have read.
+//! An invoice's id has a page of its index to itself, once that is large, and so has an idempotency key. Most that are
+//! new are known to be (filters.rs), and the others have rows to be read as well. Where the kernel does not have those
+//! pages in memory, the writer waits for the disk, for one after the other; the disk itself can do many at once. So where
+//! lookups turn out to be slow, threads with connections of their own look for what a batch names while the writer goes
+//! through it: they get ahead of it, and it finds in memory what they have read.
 //!
 //! They change nothing, and what they find is nobody's: the writer looks for itself, whether they came first, last or
 //! not at all. Where pages are in memory nothing is read twice: the threads begin once they are needed, and sleep when
@@ -66,7 +67,6 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// So many lookups took so long, each.
     /// So many lookups took so long together.
     fn vote(&self, count: usize, took: Duration) {
         let limit = 2 * ENOUGH;
