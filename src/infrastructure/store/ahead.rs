@@ -237,7 +237,8 @@ fn rest(connection: &Connection, n: i64, attempts: i64) -> rusqlite::Result<()> 
 mod tests {
     use uuid::Uuid;
 
-    use super::super::{DATABASE, hashes, open_writer};
+    use super::super::testing::insert_old;
+    use super::super::{DATABASE, open_writer};
     use super::*;
     use crate::application::ports::{Expected, Store};
     use crate::application::request::AnswerName;
@@ -302,15 +303,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(DATABASE);
         let store = open_writer(&path, Uuid::from_u128(7)).unwrap();
-        let invoices = "WITH RECURSIVE k (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM k WHERE n < 300)
-            INSERT INTO invoices (n, id, amount, currency, metadata, status, attempts, attempts_before_round,
-              needs_attention, cancel_requested, created_at, updated_at, id_hash)
-            SELECT n, 'inv-' || n, 1, 'EUR', '{}', 4, 0, 0, 0, 0, 0, 0, invoice_hash('inv-' || n) FROM k;
-            INSERT INTO invoice_ids SELECT id_hash, n FROM invoices;
-            UPDATE late SET until = 300, digest = late_digest(name, 300) WHERE name = 'invoice_ids';
-            UPDATE meta SET value = printf('%016x inv-99', invoice_hash('inv-99')) WHERE name = 'greatest_invoice_id'";
-        hashes::register(&store.connection).unwrap();
-        store.connection.execute_batch(invoices).unwrap();
+        insert_old(&store.connection, "inv");
         drop(store);
         let mut store = open_writer(&path, Uuid::from_u128(7)).unwrap();
         store.ahead.shared.votes.store(ENOUGH, Ordering::Relaxed);

@@ -219,28 +219,9 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::sync::Arc;
 
-    use super::super::{late, schema};
+    use super::super::late;
+    use super::super::testing::{Chance, LARGER, SMALL, in_memory};
     use super::*;
-
-    /// Few enough that a test goes through many rounds of gathering and moving.
-    const SMALL: Sizes = Sizes {
-        run: 16,
-        merged: 2,
-        told: 1,
-    };
-
-    /// The same, with more that the filter has not been told.
-    const LARGER: Sizes = Sizes {
-        run: 100,
-        merged: 4,
-        told: 10,
-    };
-
-    fn database() -> Connection {
-        let mut connection = Connection::open_in_memory().unwrap();
-        schema::migrate(&mut connection, std::path::Path::new("")).unwrap();
-        connection
-    }
 
     fn keep(connection: &Connection, keys: &mut AnswerKeys, (actor, key): (&str, &str), age: i64) {
         let n = keys.add(name(&actor.into(), key).hash).unwrap();
@@ -271,18 +252,6 @@ mod tests {
         connection.query_row(sql, [], |row| row.get(0)).unwrap()
     }
 
-    /// SplitMix64.
-    struct Chance(u64);
-
-    impl Chance {
-        fn below(&mut self, end: u64) -> u64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (z ^ (z >> 31)) % end
-        }
-    }
-
     #[test]
     fn whatever_is_kept_is_found_and_nothing_else_over_rollbacks_restarts_and_expiry() {
         for sizes in [SMALL, LARGER] {
@@ -291,7 +260,7 @@ mod tests {
     }
 
     fn keys_are_found(sizes: Sizes) {
-        let connection = database();
+        let connection = in_memory();
         let mut keys = AnswerKeys::open_with(&connection, sizes).unwrap();
         let mut chance = Chance(7);
         let mut kept: BTreeMap<String, (i64, i64)> = BTreeMap::new();
@@ -369,7 +338,7 @@ mod tests {
 
     #[test]
     fn they_go_into_the_table_a_few_at_a_time_and_in_its_order() {
-        let connection = database();
+        let connection = in_memory();
         let mut keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
         let (mut counts, mut greatest) = (Vec::new(), i64::MIN);
         for n in 0..65 {
@@ -399,7 +368,7 @@ mod tests {
 
     #[test]
     fn a_hash_says_where_to_look_and_no_more() {
-        let connection = database();
+        let connection = in_memory();
         let mut keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
         keep(&connection, &mut keys, ("socket", "one"), 0);
         // As if two keys had the same hash, in memory and in the table.
@@ -424,7 +393,7 @@ mod tests {
     /// As if three keys had the same hash.
     #[test]
     fn keys_of_one_hash_are_told_apart_wherever_they_are() {
-        let connection = database();
+        let connection = in_memory();
         let mut keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
         let actor = "socket".into();
         let hash = name(&actor, "one").hash;

@@ -33,10 +33,16 @@ pub(super) fn sort(error: rusqlite::Error) -> StoreError {
 
 /// The same for reading one invoice: a damaged page costs those whose rows are on it, and not the others.
 pub(super) fn sort_row(error: rusqlite::Error) -> StoreError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt) => StoreError::BadRow(error.to_string()),
-        _ => sort(error),
+    if is_corrupt(&error) {
+        StoreError::BadRow(error.to_string())
+    } else {
+        sort(error)
     }
+}
+
+/// Whether it says that a page is not what SQLite wrote.
+pub(super) fn is_corrupt(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
 }
 
 #[cfg(test)]

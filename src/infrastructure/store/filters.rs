@@ -11,7 +11,8 @@
 
 use rusqlite::{Connection, OptionalExtension, Statement};
 
-use super::hashes::{Table, is_corrupt};
+use super::error::is_corrupt;
+use super::hashes::Table;
 
 /// A line: what one look reads of a block.
 type Line = [u64; WORDS];
@@ -138,18 +139,14 @@ impl Block {
 
     fn add(&mut self, hash: i64) {
         let (line, bits) = place(hash);
-        for (word, bits) in self.lines[line].iter_mut().zip(bits) {
-            *word |= bits;
-        }
+        put_all(&mut self.lines[line], &bits);
         self.lines[0][COUNT] += 1;
     }
 
     /// It tells of what the other one does too, which begins where it ends.
     fn join(&mut self, other: &Self) {
         for (line, others) in self.lines.iter_mut().zip(other.lines.iter()).skip(1) {
-            for (word, others) in line.iter_mut().zip(others) {
-                *word |= others;
-            }
+            put_all(line, others);
         }
         self.lines[0][COUNT] += other.count();
         self.last = other.last;
@@ -157,7 +154,7 @@ impl Block {
 
     fn may_have(&self, hash: i64) -> bool {
         let (line, bits) = place(hash);
-        has_all(&self.lines[line], bits)
+        has_all(&self.lines[line], &bits)
     }
 
     fn write(&self, connection: &Connection, table: &Table) -> rusqlite::Result<()> {
@@ -166,10 +163,17 @@ impl Block {
     }
 }
 
-fn has_all(line: &Line, bits: [u64; CHECK]) -> bool {
-    line.iter()
-        .zip(bits)
-        .all(|(word, bits)| word & bits == bits)
+/// Puts these bits into a line of a Bloom filter.
+pub(super) fn put_all(line: &mut [u64], bits: &[u64]) {
+    for (word, bits) in line.iter_mut().zip(bits) {
+        *word |= bits;
+    }
+}
+
+/// Whether a line has all of them.
+pub(super) fn has_all(line: &[u64], bits: &[u64]) -> bool {
+    let missing = line.iter().zip(bits);
+    missing.fold(0, |missing, (word, bits)| missing | (bits & !word)) == 0
 }
 
 /// Those of these hashes that the table may have: the others it surely has not, and those are `absent`.
@@ -209,7 +213,7 @@ fn may_have(statement: &mut Statement<'_>, seed: u64, hash: i64) -> rusqlite::Re
     let (number, bits) = place(hash);
     let tells = line(block, 0, bytes).is_some_and(|head| head[FIRST].cast_signed() <= hash);
     let line = tells.then(|| line(block, number, bytes)).flatten();
-    Ok(line.is_none_or(|line| has_all(&line, bits)))
+    Ok(line.is_none_or(|line| has_all(&line, &bits)))
 }
 
 /// The table has got these, somewhere.
@@ -397,48 +401,10 @@ pub(super) fn fault(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::path::Path;
 
-    use super::super::hashes::{self, table};
-    use super::super::schema;
+    use super::super::invoice_ids::TABLE;
+    use super::super::testing::{Chance, in_memory};
     use super::*;
-
-    static TABLE: Table = table!("invoice_ids", "invoice_id_runs", "invoice_id_filters");
-
-    /// SplitMix64.
-    struct Chance(u64);
-
-    impl Chance {
-        fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        }
-
-        fn below(&mut self, end: u64) -> u64 {
-            self.next() % end
-        }
-
-        fn place(&mut self, end: u64) -> usize {
-            usize::try_from(self.below(end)).unwrap()
-        }
-
-        fn hash(&mut self) -> i64 {
-            self.next().cast_signed()
-        }
-
-        /// So many, in order.
-        fn hashes(&mut self, count: u64) -> BTreeSet<i64> {
-            (0..count).map(|_| self.hash()).collect()
-        }
-    }
-
-    fn migrated() -> Connection {
-        let mut connection = Connection::open_in_memory().unwrap();
-        schema::migrate(&mut connection, Path::new("")).unwrap();
-        connection
-    }
 
     fn put(connection: &Connection, hash: i64) {
         let mut insert = connection
@@ -483,7 +449,7 @@ mod tests {
 
     #[test]
     fn it_misses_nothing_as_the_table_grows() {
-        let connection = migrated();
+        let connection = in_memory();
         let mut chance = Chance(1);
         let mut all = BTreeSet::new();
         for (n, count) in [1, 300, 0, 2000, 7, 4000].into_iter().enumerate() {
@@ -507,7 +473,7 @@ mod tests {
 
     #[test]
     fn what_the_table_had_before_is_known_once_a_merge_has_been_there() {
-        let connection = migrated();
+        let connection = in_memory();
         let mut chance = Chance(2);
         let before = chance.hashes(300);
         before.iter().for_each(|hash| put(&connection, *hash));
@@ -543,7 +509,7 @@ mod tests {
 
     #[test]
     fn of_a_large_table_a_part_becomes_known_at_a_time() {
-        let connection = migrated();
+        let connection = in_memory();
         let all = Chance(5).hashes(2000);
         all.iter().for_each(|hash| put(&connection, *hash));
         for pass in 1.. {
@@ -561,7 +527,7 @@ mod tests {
     #[test]
     fn what_is_damaged_says_nothing_and_is_made_anew() {
         let mut chance = Chance(3);
-        let connection = migrated();
+        let connection = in_memory();
         let hashes = chance.hashes(400);
         merge(&connection, &mut chance, &hashes);
         let blocks = counts(&connection).len();

@@ -19,11 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 use rusqlite::functions::{Context, FunctionFlags};
-use rusqlite::{Connection, ErrorCode, Statement};
+use rusqlite::{Connection, Statement};
 use sha2::{Digest, Sha256};
 
 use crate::application::request::first_eight;
 
+use super::error::is_corrupt;
 use super::filters;
 use super::late;
 use super::runs::{self, Merge, Offset, Run, Sought, Trouble, offset};
@@ -183,7 +184,7 @@ struct Memory {
 }
 
 /// Where entries may be that have a hash.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Places {
     /// Rows that have it.
     rows: Vec<i64>,
@@ -835,11 +836,6 @@ impl Hashes {
     }
 }
 
-/// Whether it says that a page is not what SQLite wrote.
-pub(super) fn is_corrupt(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt)
-}
-
 /// Up to this row all are in the table or in runs, and a start does not read them.
 ///
 /// # Errors
@@ -915,14 +911,15 @@ pub(super) fn fault(
 
 #[cfg(test)]
 mod tests {
+    use super::super::invoice_ids::TABLE;
+    use super::super::testing::in_memory;
     use super::*;
 
     /// What a transaction that is rolled back has told, and what it would have.
     #[test]
     fn what_was_not_told_after_all_is_told_again() {
-        let mut connection = Connection::open_in_memory().unwrap();
-        super::super::schema::migrate(&mut connection, std::path::Path::new("")).unwrap();
-        let table = &super::super::invoice_ids::TABLE;
+        let connection = in_memory();
+        let table = &TABLE;
         let mut untold = Untold::from(Some(5));
         untold.hashes.extend([6, 9]);
         untold.committed();

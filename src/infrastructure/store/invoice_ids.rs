@@ -410,21 +410,8 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::super::schema;
+    use super::super::testing::{Chance, LARGER, SMALL};
     use super::*;
-
-    /// Few enough that a test goes through many rounds of gathering and moving.
-    const SMALL: Sizes = Sizes {
-        run: 16,
-        merged: 2,
-        told: 1,
-    };
-
-    /// The same, with more that the filter has not been told.
-    const LARGER: Sizes = Sizes {
-        run: 100,
-        merged: 4,
-        told: 10,
-    };
 
     fn id(text: &str) -> InvoiceId {
         InvoiceId::parse(text).unwrap()
@@ -460,18 +447,6 @@ mod tests {
             return found;
         }
         number_in_table(connection, places.hash, &id).unwrap()
-    }
-
-    /// SplitMix64.
-    struct Chance(u64);
-
-    impl Chance {
-        fn below(&mut self, end: u64) -> u64 {
-            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            (z ^ (z >> 31)) % end
-        }
     }
 
     #[test]

@@ -43,3 +43,5 @@ pub use writer::SqliteStore;
 
 #[cfg(test)]
 mod cost_tests;
+#[cfg(test)]
+mod testing;

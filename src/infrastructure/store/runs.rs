@@ -17,6 +17,7 @@ use crate::application::ports::StoreError;
 use crate::application::request::first_eight;
 
 use super::error::{sort, sort_row};
+use super::filters::{has_all, put_all};
 use super::hashes::{Entry, Table};
 
 /// A row's number by how many come after the base of its run: 1 and up.
@@ -73,15 +74,11 @@ impl Filter {
 
     fn add(&mut self, hash: i64) {
         let place = self.place(hash);
-        for (word, bits) in self.0[place].iter_mut().zip(Self::bits(hash)) {
-            *word |= bits;
-        }
+        put_all(&mut self.0[place], &Self::bits(hash));
     }
 
     fn may_have(&self, look: &Sought) -> bool {
-        let words = &self.0[self.place(look.hash)];
-        let missing = words.iter().zip(look.bits);
-        missing.fold(0, |missing, (word, bits)| missing | (bits & !word)) == 0
+        has_all(&self.0[self.place(look.hash)], &look.bits)
     }
 }
 
@@ -478,25 +475,15 @@ impl Head {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::sync::Arc;
 
-    use super::super::hashes::{self, table};
-    use super::super::schema;
+    use super::super::invoice_ids::{TABLE, id_hash};
+    use super::super::testing::in_memory;
     use super::*;
-
-    static TABLE: Table = table!("invoice_ids", "invoice_id_runs", "invoice_id_filters");
-
-    fn migrated() -> Connection {
-        let mut connection = Connection::open_in_memory().unwrap();
-        schema::migrate(&mut connection, Path::new("")).unwrap();
-        connection
-    }
 
     /// As good as random, and the same each time.
     fn hash(n: i64) -> i64 {
-        let digest = Sha256::digest(n.to_be_bytes());
-        i64::from_be_bytes(*digest.first_chunk().unwrap())
+        id_hash(&n.to_be_bytes())
     }
 
     /// Entries of the rows after `base`, in order; of every tenth two have one hash.
@@ -524,7 +511,7 @@ mod tests {
 
     #[test]
     fn a_run_is_found_again_as_it_was_written_and_each_hash_in_one_part() {
-        let connection = migrated();
+        let connection = in_memory();
         let written = [
             write(&connection, 3, 100, 5000),
             write(&connection, 4, 5100, 1),
@@ -575,7 +562,7 @@ mod tests {
                 2,
             ),
         ] {
-            let connection = migrated();
+            let connection = in_memory();
             for n in 1..=3 {
                 write(&connection, n, (n - 1) * 1000, 1000);
             }
@@ -591,7 +578,7 @@ mod tests {
 
     #[test]
     fn what_has_been_merged_is_on_its_way_out() {
-        let connection = migrated();
+        let connection = in_memory();
         for n in 1..=3 {
             write(&connection, n, (n - 1) * 1000, 1000);
         }
@@ -608,7 +595,7 @@ mod tests {
 
     #[test]
     fn runs_are_merged_in_order_from_wherever_it_was() {
-        let connection = migrated();
+        let connection = in_memory();
         let runs = [(1, 0, 2000), (2, 2000, 700), (3, 2700, 3)];
         let runs = runs.map(|(n, base, count)| Arc::new(write(&connection, n, base, count)));
         let mut all: Vec<Entry> = [(0, 2000), (2000, 700), (2700, 3)]
