@@ -11,9 +11,15 @@ use crate::application::request::{AnswerName, key_hash};
 
 use super::error::sort;
 use super::hashes::{self, Entry, Hashes, Sizes, Table, table};
+use super::invoice_ids::InvoiceIds;
 use super::runs::Trouble;
 
-pub(super) static TABLE: Table = table!("answer_keys", "answer_key_runs", "answer_key_filters");
+pub(super) static TABLE: Table = table!(
+    "answer_keys",
+    "answer_key_runs",
+    "answer_key_filters",
+    "answer_key_leaves"
+);
 
 /// Makes [`key_hash`] known to SQL, for migrations and checks.
 ///
@@ -64,6 +70,11 @@ impl AnswerKeys {
         })
     }
 
+    /// Shares what is known of filters with the index of invoice ids.
+    pub(super) fn share(&mut self, ids: &InvoiceIds) {
+        self.hashes.share(ids.known());
+    }
+
     /// A number for an answer that is new, under whose hash it is found from now on.
     pub(super) fn add(&mut self, hash: i64) -> Option<i64> {
         let n = self.hashes.newest().checked_add(1)?;
@@ -88,16 +99,16 @@ impl AnswerKeys {
         self.hashes.sift(connection, hashes)
     }
 
-    /// Looks for these in the table, many at once.
+    /// Looks for these in the table.
     ///
     /// # Errors
     /// SQLite's.
     pub(super) fn look(&mut self, connection: &Connection, hashes: &[i64]) -> rusqlite::Result<()> {
-        self.hashes.look(connection, hashes).map(|_| ())
+        self.hashes.look(connection, hashes)
     }
 
-    /// What `read` makes of the answer under a key, if there is one. The two statements give its row by its number, and
-    /// by the hash with what the table has; both compare key and actor.
+    /// What `read` makes of the answer under a key, if there is one. The statement gives a row by its number, if it has key
+    /// and actor.
     ///
     /// # Errors
     /// Where it cannot be read.
@@ -105,26 +116,29 @@ impl AnswerKeys {
         &self,
         connection: &Connection,
         name: AnswerName<'_>,
-        [by_number, by_hash]: [&str; 2],
+        by_number: &str,
         read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>, StoreError> {
         let AnswerName { actor, key, hash } = name;
-        let look = |sql, number: i64| {
-            let mut statement = connection.prepare_cached(sql)?;
-            statement
-                .query_row((number, key, &**actor), &read)
-                .optional()
-        };
-        for n in self.hashes.rows(connection, hash)? {
-            let found = look(by_number, n).map_err(sort)?;
-            if found.is_some() {
-                return Ok(found);
+        let look = |rows: Vec<i64>| -> Result<Option<T>, StoreError> {
+            for n in rows {
+                let mut statement = connection.prepare_cached(by_number).map_err(sort)?;
+                let found = statement.query_row((n, key, &**actor), &read).optional();
+                if let Some(found) = found.map_err(sort)? {
+                    return Ok(Some(found));
+                }
             }
+            Ok(None)
+        };
+        let found = look(self.hashes.rows(connection, hash)?)?;
+        if found.is_some() || !self.hashes.may_be_in_table(hash) {
+            return Ok(found);
         }
-        if !self.hashes.may_be_in_table(hash) {
-            return Ok(None);
-        }
-        look(by_hash, hash).map_err(sort)
+        look(
+            self.hashes
+                .rows_in_table(connection, hash)
+                .map_err(Trouble::of_row)?,
+        )
     }
 
     /// Whether an answer under this hash may not be in the database's tables yet.
@@ -142,19 +156,18 @@ impl AnswerKeys {
         age: i64,
         limit: i64,
     ) -> rusqlite::Result<usize> {
-        let sql = "SELECT n, actor, key FROM (SELECT * FROM answers ORDER BY n LIMIT ?2) WHERE born_at_age < ?1";
+        self.hashes.rest();
+        let sql =
+            "SELECT n FROM (SELECT * FROM answers ORDER BY n LIMIT ?2) WHERE born_at_age < ?1";
         let expired = connection
             .prepare_cached(sql)?
-            .query_map([age, limit], entry)?
-            .collect::<Result<Vec<_>, _>>()?;
-        for entry in &expired {
-            // One that is not in the table yet never will be.
-            connection
-                .prepare_cached("DELETE FROM answer_keys WHERE hash = ?1 AND n = ?2")?
-                .execute(*entry)?;
+            .query_map([age, limit], |row| row.get(0))?
+            .collect::<Result<Vec<i64>, _>>()?;
+        for n in &expired {
+            // An entry of the index goes when a merge comes by, and before that leads nowhere.
             connection
                 .prepare_cached("DELETE FROM answers WHERE n = ?1")?
-                .execute([entry.1])?;
+                .execute([n])?;
         }
         if !expired.is_empty() {
             self.oldest = oldest(connection, &self.hashes)?;
@@ -211,7 +224,16 @@ fn bytes(value: ValueRef<'_>) -> &[u8] {
 /// Where it cannot be read.
 pub(super) fn fault(connection: &Connection) -> Result<Option<String>, StoreError> {
     let rows = "SELECT n, answer_hash(actor, key) AS hash FROM answers";
-    Ok(hashes::fault(connection, &TABLE, rows, "idempotency keys")?)
+    let oldest = "SELECT coalesce(min(n), 9223372036854775807) FROM answers";
+    let oldest = connection
+        .query_row(oldest, [], |row| row.get(0))
+        .map_err(sort)?;
+    Ok(hashes::fault(
+        connection,
+        &TABLE,
+        (rows, oldest),
+        "idempotency keys",
+    )?)
 }
 
 #[cfg(test)]
@@ -219,8 +241,8 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::sync::Arc;
 
-    use super::super::late;
-    use super::super::testing::{Chance, LARGER, SMALL, in_memory};
+    use super::super::testing::{Chance, LARGER, SMALL, entries, in_memory};
+    use super::super::{late, leaves};
     use super::*;
 
     fn keep(connection: &Connection, keys: &mut AnswerKeys, (actor, key): (&str, &str), age: i64) {
@@ -239,17 +261,12 @@ mod tests {
     }
 
     fn find_under(connection: &Connection, keys: &AnswerKeys, name: AnswerName<'_>) -> Option<i64> {
-        let sql = [
-            "SELECT n FROM answers WHERE n = ?1 AND key = ?2 AND actor = ?3",
-            "SELECT a.n FROM answer_keys k JOIN answers a ON a.n = k.n \
-             WHERE k.hash = ?1 AND a.key = ?2 AND a.actor = ?3",
-        ];
+        let sql = "SELECT n FROM answers WHERE n = ?1 AND key = ?2 AND actor = ?3";
         keys.find(connection, name, sql, |row| row.get(0)).unwrap()
     }
 
     fn in_table(connection: &Connection) -> i64 {
-        let sql = "SELECT count(*) FROM answer_keys";
-        connection.query_row(sql, [], |row| row.get(0)).unwrap()
+        i64::try_from(entries(connection, &TABLE).len()).unwrap()
     }
 
     #[test]
@@ -284,7 +301,8 @@ mod tests {
                 let count = hashes.len();
                 let left = keys.sift(&connection, hashes).unwrap();
                 spared += count - left.len();
-                looked += keys.hashes.look(&connection, &left).unwrap();
+                looked += left.len();
+                keys.look(&connection, &left).unwrap();
             }
             for key in asked {
                 let standing = kept.get(&key).map(|(n, _)| *n);
@@ -347,18 +365,20 @@ mod tests {
             keys.committed();
             let count = in_table(&connection);
             // The next merge begins anew.
-            if n < 64 && count > counts.last().copied().unwrap_or(0) {
-                let sql = "SELECT max(hash) FROM answer_keys";
-                let hash: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
+            let before = counts.last().copied().unwrap_or(0);
+            if n < 64 && count > before {
+                assert!(usize::try_from(count - before).unwrap() <= leaves::SHARE);
+                let (hash, _) = *entries(&connection, &TABLE).last().unwrap();
                 assert!(hash > greatest);
                 greatest = hash;
             }
             counts.push(count);
         }
-        // Once two runs of sixteen are written.
+        // Once two runs of sixteen are written, at least one with each.
         assert_eq!(counts[..32], [0; 32]);
-        let one_by_one: Vec<_> = (1..=32).collect();
-        assert_eq!(counts[32..64], one_by_one);
+        let with_each = (1..).zip(&counts[32..64]);
+        assert!(with_each.into_iter().all(|(n, count)| *count >= n));
+        assert_eq!(counts[63], 32);
         assert_eq!(late::until(&connection, TABLE.name).unwrap(), 32);
         // The others are in runs of their own, and those that were merged are gone.
         let runs = "SELECT group_concat(n >> 20) FROM answer_key_runs";
@@ -377,9 +397,7 @@ mod tests {
         keys.rolled_back();
         for name in ["one", "other"] {
             let row = (key_hash(b"socket", name.as_bytes()), 1);
-            connection
-                .execute("INSERT INTO answer_keys VALUES (?1, ?2)", row)
-                .unwrap();
+            leaves::put(&connection, &TABLE, &[row]).unwrap();
         }
         assert_eq!(find(&connection, &keys, ("socket", "other")), None);
         assert_eq!(find(&connection, &keys, ("socket", "one")), Some(1));
@@ -415,8 +433,7 @@ mod tests {
             let key = "four";
             let other = AnswerName { actor, key, hash };
             assert_eq!(find_under(&connection, &keys, other), None);
-            let sql = "SELECT count(*) FROM answer_keys WHERE hash = ?1";
-            there.push(connection.query_row(sql, [hash], |row| row.get(0)).unwrap());
+            there.push(leaves::rows(&connection, &TABLE, hash).unwrap().len());
             keep(
                 &connection,
                 &mut keys,
@@ -427,7 +444,7 @@ mod tests {
             keys.committed();
         }
         // They were in memory, on their way, and in the table.
-        let (first, last): (i64, i64) = (there[0], there[89]);
+        let (first, last) = (there[0], there[89]);
         assert_eq!((first, last), (0, 3));
         // The first of them expires.
         assert_eq!(keys.expire(&connection, 1, 1).unwrap(), 1);

@@ -1,6 +1,6 @@
 //! What the table of an index by hashes (hashes.rs) surely does not have.
 //!
-//! Most of what is looked for is new, and a table of ten million has a page of its own for each hash, read for nothing
+//! Most of what is looked for is new, and a table of ten million has a leaf of its own for each hash, read for nothing
 //! and mostly not in memory. So there is a Bloom filter for the table, a tenth as large or less, in blocks of a page: each
 //! tells of the hashes of one stretch of the table. It is part of the database. It is told of what is merged some hundreds
 //! of entries at a time, while these are still in runs (hashes.rs). Blocks are made as entries are merged, which goes
@@ -9,10 +9,15 @@
 //! What it must never do: say that something is not there that is. So each line of a block has a check of its own, which
 //! names table, block and line; what is not what was written says nothing, and is made anew from the table.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
 use rusqlite::{Connection, OptionalExtension, Statement};
 
 use super::error::is_corrupt;
 use super::hashes::Table;
+use super::leaves;
+use super::runs::Trouble;
 
 /// A line: what one look reads of a block.
 type Line = [u64; WORDS];
@@ -28,12 +33,12 @@ const LINES: usize = 63;
 const FIRST: usize = 0;
 const COUNT: usize = 1;
 
-/// Bits of a line that a hash has. Of a hundred that are not there, one is let through where a block is half full, and six
-/// or seven where it is full: fewer blocks are more often in memory.
+/// Bits of a line that a hash has. Of a hundred that are not there, one is let through where a block is half full, and
+/// twelve where it is full: fewer blocks are more often in memory.
 const LOOKS: u32 = 4;
 
 /// Entries of a block: with more, it is made anew, as two. Tests go through many.
-const FULL: u64 = if cfg!(test) { 96 } else { 4800 };
+const FULL: u64 = if cfg!(test) { 96 } else { 6400 };
 
 /// How many a new one gets.
 const HALF: u64 = FULL / 2;
@@ -176,23 +181,88 @@ pub(super) fn has_all(line: &[u64], bits: &[u64]) -> bool {
     missing.fold(0, |missing, (word, bits)| missing | (bits & !word)) == 0
 }
 
-/// Those of these hashes that the table may have: the others it surely has not, and those are `absent`.
+/// Blocks that have been read, as they are in the database, while there is work. Most of what a look costs is reading its
+/// page: of more pages than belong in memory, and of others each time.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// By table and last hash.
+    blocks: BTreeMap<(u64, i64), Block>,
+    /// Looks that found no room for what they have read.
+    passed: usize,
+    /// Whether there were looks since somebody asked.
+    used: bool,
+}
+
+/// How many are known at a time: 10 MiB of a payd under load, for both indexes. Those of ten million keys.
+const KNOWN: usize = if cfg!(test) { 16 } else { 2500 };
+
+/// Where there are more, one is let go for every so many that are read: hashes come in no order, and any block is as likely
+/// to be asked next.
+const PASSED: usize = 16;
+
+impl Known {
+    /// The block that tells of a hash, if it is known.
+    fn at(&self, seed: u64, hash: i64) -> Option<&Block> {
+        let (_, block) = self.blocks.range((seed, hash)..).next()?;
+        (block.seed == seed && block.first() <= hash).then_some(block)
+    }
+
+    /// Whether there is room for one more.
+    fn has_room(&mut self) -> bool {
+        if self.blocks.len() < KNOWN {
+            return true;
+        }
+        self.passed += 1;
+        self.passed.is_multiple_of(PASSED) && self.blocks.pop_first().is_some()
+    }
+
+    fn keep(&mut self, block: Block) {
+        self.blocks.insert((block.seed, block.last), block);
+    }
+
+    /// Blocks that tell of hashes between these, and the one before them, are written anew in this transaction, or may be.
+    fn forget(&mut self, seed: u64, (first, last): (i64, i64)) {
+        let first = first.saturating_sub(1);
+        let (from, to) = ((seed, first), (seed, i64::MAX));
+        let stale = self.blocks.range(from..=to);
+        let stale = stale.take_while(|(_, block)| block.first() <= last);
+        let stale: Vec<_> = stale.map(|(key, _)| *key).collect();
+        for key in stale {
+            self.blocks.remove(&key);
+        }
+    }
+
+    /// Frees the memory, if there was no look since the last time.
+    pub(super) fn rest(&mut self) {
+        if !std::mem::take(&mut self.used) {
+            *self = Self::default();
+        }
+    }
+}
+
+/// Those of these hashes that the table may have: the others it surely has not, and those are `absent`. The transaction has
+/// not written to the filter.
 ///
 /// # Errors
 /// SQLite's.
 pub(super) fn sift(
     connection: &Connection,
     table: &Table,
+    known: &mut Known,
     hashes: Vec<i64>,
     mut absent: impl FnMut(i64),
 ) -> rusqlite::Result<Vec<i64>> {
     let mut statement = connection.prepare_cached(table.block)?;
     let mut left = Vec::new();
+    known.used |= !hashes.is_empty();
     for hash in hashes {
-        let may_have = match may_have(&mut statement, table.seed, hash) {
-            // Whoever looks for it in the table finds it all the same.
-            Err(error) if is_corrupt(&error) => true,
-            other => other?,
+        let may_have = match known.at(table.seed, hash) {
+            Some(block) => block.may_have(hash),
+            None => match may_have(&mut statement, table.seed, known, hash) {
+                // Whoever looks for it in the table finds it all the same.
+                Err(error) if is_corrupt(&error) => true,
+                other => other?,
+            },
         };
         if may_have {
             left.push(hash);
@@ -203,13 +273,25 @@ pub(super) fn sift(
     Ok(left)
 }
 
-fn may_have(statement: &mut Statement<'_>, seed: u64, hash: i64) -> rusqlite::Result<bool> {
+fn may_have(
+    statement: &mut Statement<'_>,
+    seed: u64,
+    known: &mut Known,
+    hash: i64,
+) -> rusqlite::Result<bool> {
     let mut found = statement.query([hash])?;
     let Some(row) = found.next()? else {
         return Ok(true);
     };
     let block = (seed, row.get(0)?);
     let bytes = row.get_ref(1)?.as_bytes().unwrap_or_default();
+    if known.has_room()
+        && let Some(block) = Block::read(seed, block.1, bytes)
+    {
+        let may_have = hash < block.first() || block.may_have(hash);
+        known.keep(block);
+        return Ok(may_have);
+    }
     let (number, bits) = place(hash);
     let tells = line(block, 0, bytes).is_some_and(|head| head[FIRST].cast_signed() <= hash);
     let line = tells.then(|| line(block, number, bytes)).flatten();
@@ -223,9 +305,11 @@ fn may_have(statement: &mut Statement<'_>, seed: u64, hash: i64) -> rusqlite::Re
 pub(super) fn add(
     connection: &Connection,
     table: &Table,
+    known: &mut Known,
     hashes: impl Iterator<Item = i64>,
 ) -> rusqlite::Result<()> {
     for hash in hashes {
+        known.forget(table.seed, (hash, hash));
         if let At::Block(mut block) = at(connection, table, hash)? {
             block.add(hash);
             block.write(connection, table)?;
@@ -237,15 +321,17 @@ pub(super) fn add(
 /// The table has got these, in order, of all hashes after the one up to the other. Where there was no block, there is.
 ///
 /// # Errors
-/// SQLite's.
+/// Where they cannot be read or written.
 pub(super) fn extend(
     connection: &Connection,
     table: &Table,
+    known: &mut Known,
     (after, to): (Option<i64>, i64),
     hashes: &[i64],
-) -> rusqlite::Result<()> {
+) -> Result<(), Trouble> {
     let mut rest = hashes;
     let mut from = after.map_or(Some(i64::MIN), |it| it.checked_add(1));
+    known.forget(table.seed, (from.unwrap_or(i64::MAX), to));
     while let Some(first) = from.filter(|first| *first <= to) {
         let at = at(connection, table, first)?;
         let last = match &at {
@@ -333,26 +419,24 @@ fn build(
     table: &Table,
     (first, last): (i64, i64),
     each: u64,
-) -> rusqlite::Result<()> {
+) -> Result<(), Trouble> {
     remove(connection, table, (first, last))?;
-    let mut statement = connection.prepare_cached(table.between)?;
-    let mut found = statement.query([first, last])?;
     let mut made = Vec::with_capacity(MADE);
     let mut block = Block::new(table.seed, (first, last));
     let mut before = first;
-    while let Some(row) = found.next()? {
-        let hash: i64 = row.get(0)?;
+    leaves::between(connection, table, (first, last), |(hash, _)| {
         if block.count() >= each && hash != before {
             block.last = before;
-            made.push(block);
-            block = Block::new(table.seed, (before + 1, last));
+            let next = Block::new(table.seed, (before + 1, last));
+            made.push(std::mem::replace(&mut block, next));
             if made.len() == MADE {
-                break;
+                return ControlFlow::Break(());
             }
         }
         block.add(hash);
         before = hash;
-    }
+        ControlFlow::Continue(())
+    })?;
     match made.last_mut() {
         // Of what follows nothing is known yet.
         Some(_) if block.count() == 0 => {}
@@ -360,8 +444,10 @@ fn build(
         Some(one) if block.count() < each / 2 => one.join(&block),
         _ => made.push(block),
     }
-    made.iter()
-        .try_for_each(|block| block.write(connection, table))
+    for block in made {
+        block.write(connection, table)?;
+    }
+    Ok(())
 }
 
 /// What is wrong with the filter of a table, for who checks: it has of each stretch what the table has there, as far as
@@ -373,9 +459,8 @@ pub(super) fn fault(
     connection: &Connection,
     table: &Table,
     required: impl Fn(i64, i64) -> bool,
-) -> rusqlite::Result<Option<&'static str>> {
+) -> Result<Option<&'static str>, Trouble> {
     let mut blocks = connection.prepare_cached(table.blocks)?;
-    let mut entries = connection.prepare_cached(table.between)?;
     let mut found = blocks.query([])?;
     let mut before = None;
     while let Some(row) = found.next()? {
@@ -387,12 +472,17 @@ pub(super) fn fault(
             return Ok(Some("is not what was written"));
         };
         before = Some(last);
-        let mut entries = entries.query([block.first(), last])?;
-        while let Some(row) = entries.next()? {
-            let (hash, n) = (row.get(0)?, row.get(1)?);
-            if required(hash, n) && !block.may_have(hash) {
-                return Ok(Some("does not have what the index has"));
+        let mut misses = false;
+        leaves::between(connection, table, (block.first(), last), |(hash, n)| {
+            misses = required(hash, n) && !block.may_have(hash);
+            if misses {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
             }
+        })?;
+        if misses {
+            return Ok(Some("does not have what the index has"));
         }
     }
     Ok(None)
@@ -407,17 +497,36 @@ mod tests {
     use super::*;
 
     fn put(connection: &Connection, hash: i64) {
-        let mut insert = connection
-            .prepare_cached("INSERT OR IGNORE INTO invoice_ids VALUES (?1, 1)")
-            .unwrap();
-        insert.execute([hash]).unwrap();
+        leaves::put(connection, &TABLE, &[(hash, 1)]).unwrap();
     }
 
     fn has(connection: &Connection, hash: i64) -> bool {
-        let left = sift(connection, &TABLE, vec![hash], |absent| {
+        may_have(connection, &mut Known::default(), hash)
+    }
+
+    fn may_have(connection: &Connection, known: &mut Known, hash: i64) -> bool {
+        let left = sift(connection, &TABLE, known, vec![hash], |absent| {
             assert_eq!(absent, hash);
         });
         left.unwrap() == [hash]
+    }
+
+    fn extend(
+        connection: &Connection,
+        range: (Option<i64>, i64),
+        hashes: &[i64],
+    ) -> Result<(), Trouble> {
+        super::extend(connection, &TABLE, &mut Known::default(), range, hashes)
+    }
+
+    fn add(connection: &Connection, hash: i64) {
+        super::add(
+            connection,
+            &TABLE,
+            &mut Known::default(),
+            [hash].into_iter(),
+        )
+        .unwrap();
     }
 
     fn known(connection: &Connection, hash: i64) -> bool {
@@ -433,18 +542,27 @@ mod tests {
 
     /// Merges these, and tells the filter a few at a time.
     fn merge(connection: &Connection, chance: &mut Chance, hashes: &BTreeSet<i64>) {
+        merge_with(connection, &mut Known::default(), chance, hashes);
+    }
+
+    fn merge_with(
+        connection: &Connection,
+        known: &mut Known,
+        chance: &mut Chance,
+        hashes: &BTreeSet<i64>,
+    ) {
         let (mut told, mut untold) = (None, Vec::new());
         let mut tell = chance.below(200);
         for &hash in hashes {
             put(connection, hash);
             untold.push(hash);
             if untold.len() as u64 > tell {
-                extend(connection, &TABLE, (told, hash), &untold).unwrap();
+                super::extend(connection, &TABLE, known, (told, hash), &untold).unwrap();
                 (told, tell) = (Some(hash), chance.below(200));
                 untold.clear();
             }
         }
-        extend(connection, &TABLE, (told, i64::MAX), &untold).unwrap();
+        super::extend(connection, &TABLE, known, (told, i64::MAX), &untold).unwrap();
     }
 
     #[test]
@@ -482,16 +600,16 @@ mod tests {
         let (some, others) = new.split_at(30);
         let to = some[29];
         some.iter().for_each(|hash| put(&connection, *hash));
-        extend(&connection, &TABLE, (None, to), some).unwrap();
+        extend(&connection, (None, to), some).unwrap();
         let known = |hash: &i64| known(&connection, *hash);
         let all = || before.iter().chain(&new);
         assert!(all().all(|hash| known(hash) == (*hash <= to)));
         assert!(all().all(|hash| has(&connection, *hash)));
         others.iter().for_each(|hash| put(&connection, *hash));
         // Not there yet: whoever is told of one that has no block leaves it at that.
-        add(&connection, &TABLE, others.iter().copied()).unwrap();
+        others.iter().for_each(|hash| add(&connection, *hash));
         assert!(!known(&i64::MAX));
-        extend(&connection, &TABLE, (Some(to), i64::MAX), others).unwrap();
+        extend(&connection, (Some(to), i64::MAX), others).unwrap();
         assert!(all().all(|hash| known(hash) && has(&connection, *hash)));
         assert_eq!(fault(&connection, &TABLE, |_, _| true).unwrap(), None);
         // One more, anywhere.
@@ -503,8 +621,62 @@ mod tests {
             fault(&connection, &TABLE, |hash, _| hash != more).unwrap(),
             None
         );
-        add(&connection, &TABLE, [more].into_iter()).unwrap();
+        add(&connection, more);
         assert_eq!(fault(&connection, &TABLE, |_, _| true).unwrap(), None);
+    }
+
+    /// What is known of it changes with it.
+    #[test]
+    fn what_is_known_is_what_the_database_has() {
+        let connection = in_memory();
+        let mut chance = Chance(6);
+        let known = &mut Known::default();
+        let mut all = BTreeSet::new();
+        let mut most = 0;
+        let mut kept = 0;
+        for round in 0..60 {
+            if round % 10 == 0 {
+                let new = chance.hashes(600);
+                merge_with(&connection, known, &mut chance, &new);
+                all.extend(new);
+            } else {
+                // A stretch.
+                let (one, other) = (chance.hash(), chance.hash() >> (round % 30));
+                let (from, to) = (one.min(other), one.max(other));
+                let new: Vec<_> = chance.hashes(60).range(from + 1..=to).copied().collect();
+                new.iter().for_each(|hash| put(&connection, *hash));
+                super::extend(&connection, &TABLE, known, (Some(from), to), &new).unwrap();
+                all.extend(new);
+            }
+            // One of those that go straight into the table.
+            let one = chance.hash();
+            put(&connection, one);
+            super::add(&connection, &TABLE, known, [one].into_iter()).unwrap();
+            all.insert(one);
+            kept += known.blocks.len();
+            for (key, block) in &known.blocks {
+                let At::Block(written) = at(&connection, &TABLE, key.1).unwrap() else {
+                    panic!("{round}: a block that is not there");
+                };
+                assert_eq!((*key, block), ((TABLE.seed, written.last), &written));
+            }
+            let others: Vec<_> = (0..50).map(|_| chance.hash()).collect();
+            for hash in all.iter().chain(&others) {
+                let is = has(&connection, *hash);
+                assert!(is || !all.contains(hash), "{round}");
+                assert_eq!(may_have(&connection, known, *hash), is, "{round}");
+            }
+            most = most.max(known.blocks.len());
+        }
+        assert!(counts(&connection).len() > 3 * KNOWN);
+        assert!(most == KNOWN && kept > 60 * KNOWN / 4, "{most}, {kept}");
+        // Another table's are others.
+        assert!(known.at(TABLE.seed + 1, chance.hash()).is_none());
+        // It is let go once nobody has asked in a while.
+        known.rest();
+        assert_eq!(known.blocks.len(), KNOWN);
+        known.rest();
+        assert_eq!(known.blocks.len(), 0);
     }
 
     #[test]
@@ -513,7 +685,7 @@ mod tests {
         let all = Chance(5).hashes(2000);
         all.iter().for_each(|hash| put(&connection, *hash));
         for pass in 1.. {
-            extend(&connection, &TABLE, (None, i64::MAX), &[]).unwrap();
+            extend(&connection, (None, i64::MAX), &[]).unwrap();
             assert!(all.iter().all(|hash| has(&connection, *hash)));
             let blocks = counts(&connection).len();
             assert!(blocks <= pass * MADE);
@@ -577,7 +749,7 @@ mod tests {
     #[test]
     fn of_what_is_not_there_little_is_let_through() {
         let mut chance = Chance(4);
-        for (count, most) in [(2400, 200), (4800, 800)] {
+        for (count, most) in [(3200, 250), (6400, 1500)] {
             let mut block = Block::new(TABLE.seed, (i64::MIN, i64::MAX));
             let hashes = chance.hashes(count);
             hashes.iter().for_each(|hash| block.add(*hash));

@@ -3,8 +3,8 @@
 //! Keys in no order cost an index of SQLite's a page each: read, logged and written back for one entry alone. Here a
 //! key is found by a hash, and an entry comes to its table in three steps. It gathers in memory, with others; once there
 //! are enough of them, they are written as a sorted run (runs.rs), a few hundred on a page; and once there are enough
-//! runs, these are merged into the table in the table's own order, an entry with each that is added. By then they are so
-//! many that neighbours share their pages, also where the table is large.
+//! runs, these are merged into the table in the table's own order, as many entries as are added. The table is leaves
+//! (leaves.rs) of a page: by then entries are so many that each leaf gets some, also where the table is large.
 //!
 //! Of most that is looked for the table's filter (filters.rs) says that it is not there.
 //!
@@ -15,20 +15,21 @@
 //! What it must never do: miss an entry. A hash only says where to look; whoever looks compares the key itself.
 
 use std::collections::{HashMap, HashSet, hash_map};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
+use rusqlite::Connection;
 use rusqlite::functions::{Context, FunctionFlags};
-use rusqlite::{Connection, Statement};
 use sha2::{Digest, Sha256};
 
 use crate::application::request::first_eight;
 
 use super::error::is_corrupt;
-use super::filters;
+use super::filters::{self, Known};
 use super::late;
+use super::leaves::{self, Leaf, SHARE};
 use super::runs::{self, Merge, Offset, Run, Sought, Trouble, offset};
-use super::together::Insert;
 
 /// A hash, and the number of the row that has it.
 pub(super) type Entry = (i64, i64);
@@ -45,7 +46,7 @@ pub(super) struct Sizes {
 }
 
 /// A map of 2^16 places has room for what gathers and a batch, which takes 0.8 MiB; the filters of twice as many runs as
-/// are merged take 2.8. Of a table of ten million, a dozen entries that are merged share a page.
+/// are merged take 2.8. Each leaf of a table of ten million gets twenty entries in a merge.
 pub(super) const SIZES: Sizes = Sizes {
     run: 56_000,
     merged: 16,
@@ -58,22 +59,13 @@ const NOTES: usize = 32;
 /// Parts of merged runs that are removed with a commit, at most.
 const DROPPED: usize = 32;
 
-/// How many hashes a table is asked for in one statement.
-const MANY: usize = 16;
-
-/// As many are worth a statement of their own.
-const WORTH_IT: usize = 3;
-
-/// The table of an index: of `hash` and `n`, in this order; and that of its runs, of `n` and `entries`.
+/// The tables of an index: its leaves, of `last` and `entries`; its runs, of `n` and `entries`; and the blocks of its filter,
+/// of `last` and `bits`.
 pub(super) struct Table {
-    /// What `late` calls it.
+    /// What `late` calls it, and so people.
     pub(super) name: &'static str,
     /// What the checks of its filter begin with.
     pub(super) seed: u64,
-    /// Puts entries in. One may be there already, from before a stop.
-    pub(super) insert: Insert<Entry>,
-    /// Says which of [`MANY`] hashes it has. Where there are fewer, some are given again.
-    pub(super) find_many: &'static str,
     /// Adds a part of a run, by its key.
     pub(super) add_part: &'static str,
     /// Reads one.
@@ -92,10 +84,14 @@ pub(super) struct Table {
     pub(super) drop_blocks: &'static str,
     /// All of them, in order.
     pub(super) blocks: &'static str,
-    /// The entries that the table has between two hashes, in order.
-    pub(super) between: &'static str,
-    /// One of them.
-    pub(super) any: &'static str,
+    /// The leaf (leaves.rs) that ends at a hash or after it, if any: the first of them.
+    pub(super) leaf: &'static str,
+    /// All of those.
+    pub(super) leaves: &'static str,
+    /// Puts one there.
+    pub(super) put_leaf: &'static str,
+    /// Whether there is one.
+    pub(super) any_leaf: &'static str,
 }
 
 impl std::fmt::Debug for Table {
@@ -106,22 +102,10 @@ impl std::fmt::Debug for Table {
 
 /// A [`Table`] by its name, and those of its runs and its filter.
 macro_rules! table {
-    ($name:literal, $runs:literal, $filters:literal) => {
+    ($name:literal, $runs:literal, $filters:literal, $leaves:literal) => {
         Table {
             name: $name,
             seed: $crate::infrastructure::store::filters::seed($name),
-            insert: $crate::infrastructure::store::together::Insert {
-                verb: "INSERT OR IGNORE",
-                into: concat!($name, " (hash, n)"),
-                columns: 2,
-                bind: hashes::bind,
-                sql: [const { std::sync::OnceLock::new() }; 3],
-            },
-            find_many: concat!(
-                "SELECT hash FROM ",
-                $name,
-                " WHERE hash IN (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
-            ),
             add_part: concat!("INSERT INTO ", $runs, " (n, entries) VALUES (?1, ?2)"),
             part: concat!("SELECT entries FROM ", $runs, " WHERE n = ?1"),
             parts: concat!("SELECT n, entries FROM ", $runs, " ORDER BY n"),
@@ -145,26 +129,26 @@ macro_rules! table {
             ),
             drop_blocks: concat!("DELETE FROM ", $filters, " WHERE last BETWEEN ?1 AND ?2"),
             blocks: concat!("SELECT last, bits FROM ", $filters, " ORDER BY last"),
-            any: concat!("SELECT min(hash) FROM ", $name),
-            between: concat!(
-                "SELECT hash, n FROM ",
-                $name,
-                " WHERE hash BETWEEN ?1 AND ?2 ORDER BY hash"
+            leaf: concat!(
+                "SELECT last, entries FROM ",
+                $leaves,
+                " WHERE last >= ?1 ORDER BY last LIMIT 1"
             ),
+            leaves: concat!(
+                "SELECT last, entries FROM ",
+                $leaves,
+                " WHERE last >= ?1 ORDER BY last"
+            ),
+            put_leaf: concat!(
+                "INSERT OR REPLACE INTO ",
+                $leaves,
+                " (last, entries) VALUES (?1, ?2)"
+            ),
+            any_leaf: concat!("SELECT EXISTS (SELECT 1 FROM ", $leaves, ")"),
         }
     };
 }
 pub(super) use table;
-
-/// Binds an entry, for [`table`].
-pub(super) fn bind(
-    statement: &mut Statement<'_>,
-    at: usize,
-    (hash, n): &Entry,
-) -> rusqlite::Result<()> {
-    statement.raw_bind_parameter(at, hash)?;
-    statement.raw_bind_parameter(at + 1, n)
-}
 
 /// A hash in eight bytes that need not lie at a multiple of eight: an entry is 12 bytes then, and not 16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -388,8 +372,14 @@ impl Untold {
     }
 
     /// The filter gets them: the table has nothing else up to this hash.
-    fn tell(&mut self, connection: &Connection, table: &Table, to: i64) -> rusqlite::Result<()> {
-        filters::extend(connection, table, (self.told_to, to), &self.hashes)?;
+    fn tell(
+        &mut self,
+        connection: &Connection,
+        table: &Table,
+        known: &mut Known,
+        to: i64,
+    ) -> Result<(), Trouble> {
+        filters::extend(connection, table, known, (self.told_to, to), &self.hashes)?;
         let told = std::mem::take(&mut self.hashes);
         self.told = Some((self.told_to.replace(to), told));
         Ok(())
@@ -408,6 +398,10 @@ impl Untold {
     }
 }
 
+fn known(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// An index by hashes, for its one writer.
 #[derive(Debug)]
 pub(super) struct Hashes {
@@ -423,8 +417,14 @@ pub(super) struct Hashes {
     merged_before: Option<i64>,
     merge: Option<Merge>,
     untold: Untold,
+    /// Of the filter, and of that of the other index.
+    known: Arc<Mutex<Known>>,
     /// Whether the table may have anything.
     has_any: bool,
+    /// Entries that are due to be merged; fewer than none, where a leaf had more. With the transaction under way, and
+    /// without.
+    owed: isize,
+    owed_before: isize,
     /// Entries since it was noted how far that is.
     unnoted: usize,
     /// Whether there are parts of runs that are not what was written, which are in nobody's way until the next run; and
@@ -442,9 +442,9 @@ pub(super) struct Hashes {
     /// The greatest number that a row has had: with the transaction under way, and without.
     newest: i64,
     newest_before: i64,
-    /// Hashes that are in no run, and those that are not in the table, for as long as the transaction writes neither.
+    /// Hashes that are in no run, and rows that the table has under some, for as long as the transaction writes neither.
     not_in_runs: HashSet<i64, RandomState>,
-    not_in_table: HashSet<i64, RandomState>,
+    in_table: HashMap<i64, Vec<i64>, RandomState>,
     /// What the transaction under way has added.
     added: Vec<Entry>,
 }
@@ -487,12 +487,9 @@ impl Hashes {
         })?;
         let merged_to = merged.map(|(_, hash)| hash);
         // What cannot be read is there, and found out by who looks for it.
-        let any: rusqlite::Result<Option<i64>> = connection
-            .prepare_cached(table.any)?
-            .query_row([], |row| row.get(0));
-        let has_any = match any {
+        let has_any = match leaves::any(connection, table) {
             Err(error) if is_corrupt(&error) => true,
-            any => any?.is_some(),
+            any => any?,
         };
         let mut hashes = Self {
             table,
@@ -504,7 +501,10 @@ impl Hashes {
             merged_before: merged_to,
             merge: None,
             untold: Untold::from(merged_to),
+            known: Arc::default(),
             has_any,
+            owed: 0,
+            owed_before: 0,
             unnoted: 0,
             damaged: found.damaged,
             mended: false,
@@ -515,7 +515,7 @@ impl Hashes {
             newest,
             newest_before: newest,
             not_in_runs: HashSet::default(),
-            not_in_table: HashSet::default(),
+            in_table: HashMap::default(),
             added: Vec::new(),
         };
         hashes.begin_to_merge();
@@ -525,6 +525,21 @@ impl Hashes {
     /// What readers are to know.
     pub(super) fn recent(&self) -> Arc<Recent> {
         Arc::clone(&self.recent)
+    }
+
+    /// What is known of the filters, to be shared.
+    pub(super) fn known(&self) -> Arc<Mutex<Known>> {
+        Arc::clone(&self.known)
+    }
+
+    /// From now on it is shared with another index.
+    pub(super) fn share(&mut self, known: Arc<Mutex<Known>>) {
+        self.known = known;
+    }
+
+    /// Nothing may have happened for long.
+    pub(super) fn rest(&self) {
+        known(&self.known).rest();
     }
 
     /// The greatest number that a row has had.
@@ -564,7 +579,7 @@ impl Hashes {
     /// What was looked for may be there soon.
     fn forget(&mut self) {
         self.not_in_runs.clear();
-        self.not_in_table.clear();
+        self.in_table.clear();
     }
 
     /// Those of many hashes that the table may have, but for what gathers. Most are new, and need not be looked for then.
@@ -585,54 +600,56 @@ impl Hashes {
             places.rows.is_empty()
         });
         drop(memory);
+        let absent = |hash| (hash, Vec::new());
         if !self.has_any {
-            self.not_in_table.extend(hashes);
+            self.in_table.extend(hashes.into_iter().map(absent));
             return Ok(Vec::new());
         }
-        filters::sift(connection, self.table, hashes, |hash| {
-            self.not_in_table.insert(hash);
+        let known = &mut *known(&self.known);
+        filters::sift(connection, self.table, known, hashes, |hash| {
+            self.in_table.extend([absent(hash)]);
         })
     }
 
-    /// Looks for these in the table, many at once. Says for how many.
+    /// Looks for these in the table. What cannot be read there costs who asks for it again.
     ///
     /// # Errors
     /// SQLite's.
-    pub(super) fn look(
-        &mut self,
-        connection: &Connection,
-        hashes: &[i64],
-    ) -> rusqlite::Result<usize> {
-        let mut looked = 0;
-        for some in hashes.chunks(MANY).filter(|it| it.len() >= WORTH_IT) {
-            let mut statement = connection.prepare_cached(self.table.find_many)?;
-            for (place, hash) in some.iter().cycle().take(MANY).enumerate() {
-                statement.raw_bind_parameter(place + 1, hash)?;
+    pub(super) fn look(&mut self, connection: &Connection, hashes: &[i64]) -> rusqlite::Result<()> {
+        for hash in hashes {
+            match leaves::rows(connection, self.table, *hash) {
+                Ok(rows) => self.in_table.extend([(*hash, rows)]),
+                Err(Trouble::Sqlite(error)) if !is_corrupt(&error) => return Err(error),
+                Err(_) => {}
             }
-            let found: rusqlite::Result<Vec<i64>> =
-                statement.raw_query().mapped(|row| row.get(0)).collect();
-            let found = match found {
-                Ok(found) => found,
-                // Each is looked for by itself then, and costs those that are there.
-                Err(error) if is_corrupt(&error) => continue,
-                Err(error) => return Err(error),
-            };
-            self.not_in_table
-                .extend(some.iter().filter(|hash| !found.contains(hash)));
-            looked += some.len();
         }
-        Ok(looked)
+        Ok(())
     }
 
     /// It was looked for everywhere, and is not there.
     pub(super) fn not_there(&mut self, hash: i64) {
         self.not_in_runs.insert(hash);
-        self.not_in_table.insert(hash);
+        self.in_table.insert(hash, Vec::new());
     }
 
     /// Whether it may be in the table, as far as that is known without a look.
     pub(super) fn may_be_in_table(&self, hash: i64) -> bool {
-        !self.not_in_table.contains(&hash)
+        self.in_table.get(&hash).is_none_or(|rows| !rows.is_empty())
+    }
+
+    /// The rows that the table has under this hash.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub(super) fn rows_in_table(
+        &self,
+        connection: &Connection,
+        hash: i64,
+    ) -> Result<Vec<i64>, Trouble> {
+        match self.in_table.get(&hash) {
+            Some(rows) => Ok(rows.clone()),
+            None => leaves::rows(connection, self.table, hash),
+        }
     }
 
     /// The transaction is about to be committed: writes a run, or puts some entries into the table, where it is time; of
@@ -658,13 +675,13 @@ impl Hashes {
     }
 
     /// Writes what gathers as a run, if it is enough.
-    fn write_run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    fn write_run(&mut self, connection: &Connection) -> Result<(), Trouble> {
         let memory = self.recent.memory();
         if memory.len() < self.sizes.run {
             return Ok(());
         }
         let base = memory.base;
-        let (odd, far): (Vec<Entry>, Vec<Entry>) = memory
+        let (odd, mut far): (Vec<Entry>, Vec<Entry>) = memory
             .odd
             .iter()
             .partition(|it| offset(base, it.1).is_some());
@@ -683,8 +700,10 @@ impl Hashes {
                 .filter_map(|it| Some((it.0, offset(base, it.1)?))),
         );
         entries.sort_unstable();
-        self.table.insert.write(connection, &far)?;
-        filters::add(connection, self.table, far.iter().map(|it| it.0))?;
+        far.sort_unstable();
+        leaves::put(connection, self.table, &far)?;
+        let hashes = far.iter().map(|it| it.0);
+        filters::add(connection, self.table, &mut known(&self.known), hashes)?;
         self.has_any |= !far.is_empty();
         if self.damaged {
             let mut statement = connection.prepare_cached(self.table.drop_parts_after)?;
@@ -708,7 +727,8 @@ impl Hashes {
         Ok(())
     }
 
-    /// Merges on, so far that it is done when as many runs have been written again: mostly an entry for each that is added.
+    /// Merges on, so far that it is done when as many runs have been written again: mostly an entry for each that is added,
+    /// by whole leaves.
     fn merge(&mut self, connection: &Connection, oldest: i64) -> Result<(), Trouble> {
         let runs = self.merged_runs();
         let all: usize = runs.iter().map(|run| run.entries).sum();
@@ -719,23 +739,32 @@ impl Hashes {
         let Some(merge) = self.merge.as_mut() else {
             return Ok(());
         };
-        let count = self.added.len().saturating_mul(all);
-        let count = count.div_ceil(self.sizes.run * self.sizes.merged);
-        let mut entries = Vec::with_capacity(count);
-        while let Some(entry) = merge.peek() {
-            // Those with the same hash go together, so that one hash tells how far they are.
-            if entries.len() >= count && self.merged_to != Some(entry.0) {
-                break;
+        let due = self.added.len().saturating_mul(all);
+        let due = due.div_ceil(self.sizes.run * self.sizes.merged);
+        self.owed = self.owed.saturating_add_unsigned(due);
+        let mut entries = Vec::new();
+        while self.owed > 0
+            && let Some((hash, _)) = merge.peek()
+        {
+            let leaf = Leaf::at(connection, self.table, hash)?;
+            entries.clear();
+            while let Some(entry) = merge.peek() {
+                // Those with the same hash go together, so that one hash tells how far they are.
+                let is_next = entry.0 <= leaf.last && entries.len() < SHARE;
+                if !is_next && self.merged_to != Some(entry.0) {
+                    break;
+                }
+                self.merged_to = Some(entry.0);
+                entries.extend(merge.next(connection, self.table)?);
             }
-            self.merged_to = Some(entry.0);
-            entries.extend(merge.next(connection, self.table)?);
+            self.unnoted += entries.len();
+            self.owed = self.owed.saturating_sub_unsigned(entries.len());
+            entries.retain(|it| it.1 >= oldest);
+            self.untold.hashes.extend(entries.iter().map(|it| it.0));
+            self.has_any |= !entries.is_empty();
+            leaf.put(connection, self.table, &entries, oldest)?;
         }
-        self.unnoted += entries.len();
         self.all_there = merge.peek().is_none();
-        entries.retain(|it| it.1 >= oldest);
-        self.table.insert.write(connection, &entries)?;
-        self.has_any |= !entries.is_empty();
-        self.untold.hashes.extend(entries.iter().map(|it| it.0));
         // Before it is noted that these are in the table, and before they leave the runs.
         let noted = self.unnoted >= all / NOTES;
         let to = if self.all_there {
@@ -746,7 +775,8 @@ impl Hashes {
             None
         };
         if let Some(to) = to {
-            self.untold.tell(connection, self.table, to)?;
+            let known = &mut *known(&self.known);
+            self.untold.tell(connection, self.table, known, to)?;
         }
         let standing = if self.all_there {
             Standing {
@@ -776,6 +806,7 @@ impl Hashes {
         self.added.clear();
         self.newest_before = self.newest;
         self.merged_before = self.merged_to;
+        self.owed_before = self.owed;
         self.untold.committed();
         let mut memory = self.recent.memory();
         if let Some(run) = self.written.take() {
@@ -811,6 +842,7 @@ impl Hashes {
         self.written = None;
         (self.all_there, self.mended, self.none_left) = (false, false, false);
         self.newest = self.newest_before;
+        self.owed = self.owed_before;
         self.untold.rolled_back();
         if self.merged_to != self.merged_before {
             (self.merge, self.merged_to) = (None, self.merged_before);
@@ -846,15 +878,15 @@ pub(super) fn written_to(connection: &Connection, table: &Table) -> rusqlite::Re
     Ok(found.runs.last().map_or(until, |run| run.end))
 }
 
-/// What is wrong with a table and its runs, for who checks: they have each row, and nothing else. `rows` are all there
-/// are, with `n` and `hash`; `what` is what those are of.
+/// What is wrong with a table and its runs, for who checks: they have each row, and nothing else but what has gone, which is
+/// before the oldest row. `rows` are all there are, with `n` and `hash`; `what` is what those are of.
 ///
 /// # Errors
 /// Where it cannot be read.
 pub(super) fn fault(
     connection: &Connection,
     table: &Table,
-    rows: &str,
+    (rows, oldest): (&str, i64),
     what: &str,
 ) -> Result<Option<String>, Trouble> {
     let name = table.name;
@@ -862,24 +894,44 @@ pub(super) fn fault(
         let why = format!("how far the index of {what} is is not what was written");
         return Ok(Some(why));
     };
-    let there = "n <= ?1 OR (n <= ?2 AND hash <= ?3)";
-    let sql = format!(
-        "SELECT (SELECT count(*) FROM ({rows}) WHERE {there}), (SELECT count(*) FROM {name} WHERE {there}), \
-         (SELECT count(*) FROM {name}), (SELECT count(*) FROM {name} k JOIN ({rows}) r ON r.n = k.n WHERE r.hash = k.hash)"
-    );
     let (to, merged_to) = standing.merged.unwrap_or((standing.until, i64::MIN));
-    let count = connection.query_row(&sql, [standing.until, to, merged_to], |row| {
-        Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+    let is_there = |hash, n| n <= standing.until || (n <= to && hash <= merged_to);
+    let sql = format!("SELECT count(*) FROM ({rows}) WHERE n <= ?1 OR (n <= ?2 AND hash <= ?3)");
+    let values = [standing.until, to, merged_to];
+    let expected: i64 = connection.query_row(&sql, values, |row| row.get(0))?;
+    let sql = format!("SELECT 1 FROM ({rows}) WHERE n = ?1 AND hash = ?2");
+    let mut row = connection.prepare_cached(&sql)?;
+    let (mut all, mut right, mut complete) = (0, 0, 0);
+    let mut failed = Ok(());
+    let gone_through = leaves::between(connection, table, (i64::MIN, i64::MAX), |(hash, n)| {
+        if n < oldest {
+            return ControlFlow::Continue(());
+        }
+        all += 1;
+        complete += i64::from(is_there(hash, n));
+        match row.exists((n, hash)) {
+            Ok(is_right) => right += i64::from(is_right),
+            Err(error) => {
+                failed = Err(error);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
     });
-    let (expected, complete, all, right): (i64, i64, i64, i64) = count?;
+    failed?;
+    match gone_through {
+        Err(Trouble::Leaf(_)) => {
+            let why = format!("the index of {what} is not what was written");
+            return Ok(Some(why));
+        }
+        other => other?,
+    }
     if expected != complete || all != right {
         return Ok(Some(format!(
             "the index of {what} has {all} entries of which {right} are right, and {complete} for {expected} that it should have"
         )));
     }
-    if let Some(why) = filters::fault(connection, table, |hash, n| {
-        n <= standing.until || (n <= to && hash <= merged_to)
-    })? {
+    if let Some(why) = filters::fault(connection, table, is_there)? {
         return Ok(Some(format!("the filter of the index of {what} {why}")));
     }
     let found = Run::all(connection, table, standing.until)?;
@@ -888,8 +940,6 @@ pub(super) fn fault(
         return Ok(Some(why));
     }
     let sql = format!("SELECT hash, n FROM ({rows}) WHERE n > ?1 AND n <= ?2");
-    let in_table = format!("SELECT 1 FROM {name} WHERE hash = ?1 AND n = ?2");
-    let mut in_table = connection.prepare_cached(&in_table)?;
     for run in found.runs {
         let mut known: HashSet<Entry> = HashSet::new();
         for key in run.keys() {
@@ -900,7 +950,9 @@ pub(super) fn fault(
         while let Some(row) = found.next()? {
             let entry = (row.get(0)?, row.get(1)?);
             // One whose number is too far from the others' is in the table already.
-            if !known.contains(&entry) && !in_table.exists(entry)? {
+            let is_known = known.contains(&entry)
+                || leaves::rows(connection, table, entry.0)?.contains(&entry.1);
+            if !is_known {
                 let why = format!("the index of {what} does not have row {}", entry.1);
                 return Ok(Some(why));
             }
@@ -920,19 +972,20 @@ mod tests {
     fn what_was_not_told_after_all_is_told_again() {
         let connection = in_memory();
         let table = &TABLE;
+        let known = &mut Known::default();
         let mut untold = Untold::from(Some(5));
         untold.hashes.extend([6, 9]);
         untold.committed();
         for told in [false, true] {
             untold.hashes.push(12);
             if told {
-                untold.tell(&connection, table, 12).unwrap();
+                untold.tell(&connection, table, known, 12).unwrap();
                 assert_eq!((untold.told_to, &untold.hashes), (Some(12), &vec![]));
             }
             untold.rolled_back();
             assert_eq!((untold.told_to, &untold.hashes), (Some(5), &vec![6, 9]));
         }
-        untold.tell(&connection, table, 9).unwrap();
+        untold.tell(&connection, table, known, 9).unwrap();
         untold.committed();
         untold.hashes.push(12);
         untold.rolled_back();

@@ -10,7 +10,8 @@
 //! that there is none. And a row has the hash beside its id: a bit that flips in either does not make another invoice of
 //! it, since it is found under both, and is not what it says.
 
-use std::sync::Arc;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension};
@@ -21,8 +22,10 @@ use crate::application::request::first_eight;
 use crate::domain::InvoiceId;
 
 use super::error::{sort, sort_row};
+use super::filters::Known;
 use super::hashes::{self, Hashes, Recent, Sizes, Table, table};
 use super::late;
+use super::leaves;
 use super::runs::Trouble;
 
 /// Where the greatest id is noted that an invoice may have of those that the table has: its hash in hexadecimal, a space,
@@ -32,7 +35,12 @@ const GREATEST: &str = "greatest_invoice_id";
 /// Greater than any id.
 const UNKNOWN: &str = "\u{10ffff}";
 
-pub(super) static TABLE: Table = table!("invoice_ids", "invoice_id_runs", "invoice_id_filters");
+pub(super) static TABLE: Table = table!(
+    "invoice_ids",
+    "invoice_id_runs",
+    "invoice_id_filters",
+    "invoice_id_leaves"
+);
 
 /// The first eight bytes of an id's SHA-256, by which it is found. Nobody finds two ids with the same one by trying as
 /// long as an id costs.
@@ -113,6 +121,11 @@ impl InvoiceIds {
         self.hashes.recent()
     }
 
+    /// What is known of filters, to be shared.
+    pub(super) fn known(&self) -> Arc<Mutex<Known>> {
+        self.hashes.known()
+    }
+
     /// A transaction begins.
     pub(super) fn begin(&mut self) {
         self.hashes.begin();
@@ -136,7 +149,7 @@ impl InvoiceIds {
         self.hashes.sift(connection, hashes)
     }
 
-    /// Looks for these in the table, many at once. Says for how many, and how long that took.
+    /// Looks for these in the table. Says how long that took.
     ///
     /// # Errors
     /// SQLite's.
@@ -144,10 +157,23 @@ impl InvoiceIds {
         &mut self,
         connection: &Connection,
         hashes: &[i64],
-    ) -> rusqlite::Result<(usize, Duration)> {
+    ) -> rusqlite::Result<Duration> {
         let started = Instant::now();
-        let looked = self.hashes.look(connection, hashes)?;
-        Ok((looked, started.elapsed()))
+        self.hashes.look(connection, hashes)?;
+        Ok(started.elapsed())
+    }
+
+    /// The rows that the table has under a hash.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub(super) fn in_table(
+        &self,
+        connection: &Connection,
+        hash: i64,
+    ) -> Result<Vec<i64>, StoreError> {
+        let rows = self.hashes.rows_in_table(connection, hash);
+        rows.map_err(Trouble::of_row)
     }
 
     /// Where an invoice is, if it is anywhere. What waits to be written is in memory already.
@@ -198,10 +224,11 @@ impl InvoiceIds {
         };
         let mut other = None;
         for n in rows {
-            other = other.or(the_one(connection, BY_NUMBER, n, (hash, id))?);
+            other = other.or(by_number(connection, n, (hash, id))?.flatten());
         }
         if other.is_none() && !is_beyond && self.hashes.may_be_in_table(hash) {
-            other = number_in_table(connection, hash, id)?;
+            let rows = self.in_table(connection, hash)?;
+            other = the_one(connection, rows, (hash, id))?;
         }
         if other.is_some() {
             return Err(StoreError::Constraint(format!("there is an invoice {id}")));
@@ -223,7 +250,7 @@ impl InvoiceIds {
     /// # Errors
     /// Where that cannot be written.
     pub(super) fn bring(&mut self, connection: &Connection) -> Result<(), Trouble> {
-        if self.hashes.bring(connection, 0)? {
+        if self.hashes.bring(connection, i64::MIN)? {
             // What is newer than the runs is read at a start.
             connection
                 .prepare_cached("UPDATE meta SET value = ?2 WHERE name = ?1")
@@ -283,58 +310,70 @@ impl<'a> Look<'a> {
     /// Where it cannot be looked for, or has another id than it had.
     pub(super) fn number(&self, connection: &Connection) -> Result<Option<i64>, StoreError> {
         let (id, hash) = (self.id, self.hash);
+        let in_table = || leaves::rows(connection, &TABLE, hash).map_err(Trouble::of_row);
         let Some((recent, places)) = &self.recent else {
-            let sql = "SELECT i.n, i.id, k.n FROM invoice_ids k LEFT JOIN invoices i ON i.n = k.n WHERE k.hash = ?1 \
-                 UNION ALL SELECT n, id, n FROM invoices \
-                   WHERE n > (SELECT until FROM late WHERE name = 'invoice_ids') AND (id_hash = ?1 OR invoice_hash(id) = ?1)";
-            return the_one(connection, sql, hash, (hash, id));
+            if let Some(n) = the_one(connection, in_table()?, (hash, id))? {
+                return Ok(Some(n));
+            }
+            let sql = "SELECT n FROM invoices \
+                 WHERE n > (SELECT until FROM late WHERE name = 'invoice_ids') AND (id_hash = ?1 OR invoice_hash(id) = ?1)";
+            let mut statement = connection.prepare_cached(sql).map_err(sort)?;
+            let mut found = statement.query([hash]).map_err(sort)?;
+            while let Some(row) = found.next().map_err(sort_row)? {
+                let n = row.get(0).map_err(sort)?;
+                if let Some(n) = the_one(connection, vec![n], (hash, id))? {
+                    return Ok(Some(n));
+                }
+            }
+            return Ok(None);
         };
         let rows = places.rows(connection, &TABLE, hash);
         for n in rows.map_err(Trouble::of_row)? {
-            match the_one(connection, BY_NUMBER, n, (hash, id)) {
-                Ok(None) => {}
+            match by_number(connection, n, (hash, id)) {
+                Ok(None | Some(None)) => {}
                 // It was to be another's, whose transaction was rolled back.
                 Err(StoreError::BadRow(_)) if places.gathered(n) && !recent.gathers(hash, n) => {}
-                found => return found,
+                found => return Ok(found?.flatten()),
             }
         }
-        number_in_table(connection, hash, id)
+        the_one(connection, in_table()?, (hash, id))
     }
 }
 
-/// An invoice by its number, for [`the_one`].
-const BY_NUMBER: &str = "SELECT n, id, n FROM invoices WHERE n = ?1";
-
-fn number_in_table(
-    connection: &Connection,
-    hash: i64,
-    id: &InvoiceId,
-) -> Result<Option<i64>, StoreError> {
-    let sql = "SELECT i.n, i.id, k.n FROM invoice_ids k LEFT JOIN invoices i ON i.n = k.n WHERE k.hash = ?1";
-    the_one(connection, sql, hash, (hash, id))
-}
-
-/// The number of the invoice with this id, of those that a statement gives with their ids.
+/// The number of the invoice with this id, of those with these numbers, which are all there.
 fn the_one(
     connection: &Connection,
-    sql: &str,
-    value: i64,
+    rows: Vec<i64>,
     (hash, id): (i64, &InvoiceId),
 ) -> Result<Option<i64>, StoreError> {
-    let mut statement = connection.prepare_cached(sql).map_err(sort)?;
-    let mut found = statement.query([value]).map_err(sort)?;
-    while let Some(row) = found.next().map_err(sort_row)? {
-        let Some(n) = row.get(0).map_err(sort)? else {
-            let n: i64 = row.get(2).map_err(sort)?;
-            return Err(gone(n, id));
-        };
-        let has = row.get_ref(1).map_err(sort)?.as_bytes().unwrap_or_default();
-        if has == id.as_str().as_bytes() {
-            return Ok(Some(n));
+    for n in rows {
+        let found = by_number(connection, n, (hash, id))?;
+        let found = found.ok_or_else(|| gone(n, id))?;
+        if found.is_some() {
+            return Ok(found);
         }
-        unlike(n, has, (hash, id))?;
     }
     Ok(None)
+}
+
+/// Whether the invoice with a number has this id: if there is one.
+fn by_number(
+    connection: &Connection,
+    n: i64,
+    (hash, id): (i64, &InvoiceId),
+) -> Result<Option<Option<i64>>, StoreError> {
+    let sql = "SELECT id FROM invoices WHERE n = ?1";
+    let mut statement = connection.prepare_cached(sql).map_err(sort)?;
+    let mut found = statement.query([n]).map_err(sort)?;
+    let Some(row) = found.next().map_err(sort_row)? else {
+        return Ok(None);
+    };
+    let has = row.get_ref(0).map_err(sort)?.as_bytes().unwrap_or_default();
+    if has == id.as_str().as_bytes() {
+        return Ok(Some(Some(n)));
+    }
+    unlike(n, has, (hash, id))?;
+    Ok(Some(None))
 }
 
 /// The index names an invoice that is not there, and may have been this one: none ever goes.
@@ -362,7 +401,7 @@ pub(super) fn unlike(n: i64, has: &[u8], (hash, id): (i64, &InvoiceId)) -> Resul
 /// # Errors
 /// Where it cannot be read.
 pub(super) fn fault(connection: &Connection) -> Result<Option<String>, StoreError> {
-    let rows = "SELECT n, id_hash AS hash FROM invoices";
+    let rows = ("SELECT n, id_hash AS hash FROM invoices", i64::MIN);
     if let Some(fault) = hashes::fault(connection, &TABLE, rows, "invoice ids")? {
         return Ok(Some(fault));
     }
@@ -381,16 +420,59 @@ pub(super) fn fault(connection: &Connection) -> Result<Option<String>, StoreErro
             "the greatest id of an invoice is not the one that is noted".to_owned(),
         ));
     }
-    let twice = "SELECT j.id FROM invoice_ids a CROSS JOIN invoice_ids b ON b.hash = a.hash AND b.n > a.n \
-           CROSS JOIN invoices i ON i.n = a.n CROSS JOIN invoices j ON j.n = b.n AND j.id = i.id \
-         UNION ALL SELECT i.id FROM invoices i CROSS JOIN invoice_ids k ON k.hash = invoice_hash(i.id) AND k.n < i.n \
-           CROSS JOIN invoices j ON j.n = k.n AND j.id = i.id WHERE i.n > ?1 \
-         UNION ALL SELECT id FROM invoices WHERE n > ?1 GROUP BY id HAVING count(*) > 1";
-    let twice: Option<String> = connection
-        .query_row(twice, [until], |row| row.get(0))
+    let twice = twice(connection, until)?;
+    Ok(twice.map(|id| format!("there are two invoices {id}")))
+}
+
+/// An id that two invoices have; those up to a number are in the table.
+fn twice(connection: &Connection, until: i64) -> Result<Option<String>, StoreError> {
+    let new = "SELECT id FROM invoices WHERE n > ?1 GROUP BY id HAVING count(*) > 1";
+    let new: Option<String> = connection
+        .query_row(new, [until], |row| row.get(0))
         .optional()
         .map_err(sort)?;
-    Ok(twice.map(|id| format!("there are two invoices {id}")))
+    if new.is_some() {
+        return Ok(new);
+    }
+    let same =
+        "SELECT i.id FROM invoices i JOIN invoices j ON j.id = i.id WHERE i.n = ?1 AND j.n = ?2";
+    let mut same = connection.prepare_cached(same).map_err(sort)?;
+    let mut same = |one: i64, other: i64| {
+        let id = same.query_row([one, other], |row| row.get(0)).optional();
+        id.map(|id: Option<String>| id.filter(|_| one != other))
+    };
+    // Those in the table that have one hash, which are next to each other.
+    let mut found = Ok(None);
+    let mut group: Vec<(i64, i64)> = Vec::new();
+    leaves::between(connection, &TABLE, (i64::MIN, i64::MAX), |entry| {
+        group.retain(|it| it.0 == entry.0);
+        for (_, n) in &group {
+            found = same(*n, entry.1);
+            if !matches!(found, Ok(None)) {
+                return ControlFlow::Break(());
+            }
+        }
+        group.push(entry);
+        ControlFlow::Continue(())
+    })?;
+    let found = found.map_err(sort)?;
+    if found.is_some() {
+        return Ok(found);
+    }
+    // Those that are new, and others in the table.
+    let new = "SELECT n, invoice_hash(id) FROM invoices WHERE n > ?1";
+    let mut new = connection.prepare_cached(new).map_err(sort)?;
+    let mut new = new.query([until]).map_err(sort)?;
+    while let Some(row) = new.next().map_err(sort)? {
+        let (n, hash) = (row.get(0).map_err(sort)?, row.get(1).map_err(sort)?);
+        for other in leaves::rows(connection, &TABLE, hash)? {
+            let found = same(n, other).map_err(sort)?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// How many invoices have another id than they had: nobody finds those any more.
@@ -406,11 +488,10 @@ pub(super) fn changed(connection: &Connection) -> rusqlite::Result<i64> {
 mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::super::schema;
-    use super::super::testing::{Chance, LARGER, SMALL};
+    use super::super::testing::{Chance, LARGER, SMALL, entries, put};
     use super::*;
 
     fn id(text: &str) -> InvoiceId {
@@ -441,12 +522,14 @@ mod tests {
     fn find(connection: &Connection, ids: &InvoiceIds, text: &str) -> Option<i64> {
         let id = id(text);
         let places = ids.places(connection, &id).unwrap()?;
-        let look = |n: &i64| the_one(connection, BY_NUMBER, *n, (places.hash, &id)).unwrap();
+        let name = (places.hash, &id);
+        let look = |n: &i64| by_number(connection, *n, name).unwrap().flatten();
         let found = places.rows.iter().find_map(look);
         if found.is_some() || !places.table {
             return found;
         }
-        number_in_table(connection, places.hash, &id).unwrap()
+        let rows = ids.in_table(connection, places.hash).unwrap();
+        the_one(connection, rows, name).unwrap()
     }
 
     #[test]
@@ -484,7 +567,8 @@ mod tests {
                 let hashes = asked.iter().map(|it| id_hash(it.as_bytes())).collect();
                 let left = ids.sift(&connection, hashes).unwrap();
                 spared += asked.len() - left.len();
-                absent += ids.look(&connection, &left).unwrap().0;
+                absent += left.len();
+                ids.look(&connection, &left).unwrap();
             }
             for text in asked {
                 let standing = made.get(&text).copied();
@@ -605,12 +689,13 @@ mod tests {
             connection.execute(until, [in_table]).unwrap();
             let greatest = "UPDATE meta SET value = ?1 WHERE name = 'greatest_invoice_id'";
             connection.execute(greatest, [noted("b")]).unwrap();
-            let entries = "INSERT INTO invoice_ids SELECT id_hash, n FROM invoices WHERE n <= ?1";
-            connection.execute(entries, [in_table]).unwrap();
+            let entries = format!("SELECT id_hash, n FROM invoices WHERE n <= {in_table}");
+            put(&connection, &TABLE, &entries);
             assert_eq!(fault(&connection).unwrap(), None);
             let twice = "UPDATE invoices SET id = 'a', id_hash = invoice_hash('a');
-                 UPDATE invoice_ids SET hash = invoice_hash('a')";
+                 DELETE FROM invoice_id_leaves";
             connection.execute_batch(twice).unwrap();
+            put(&connection, &TABLE, &entries);
             let said = fault(&connection).unwrap().unwrap();
             assert_eq!(said, "there are two invoices a", "{in_table}");
         }
@@ -675,9 +760,8 @@ mod tests {
         make_many(&connection, &mut ids, 1..50);
         let far = 1 << 40;
         make_many(&connection, &mut ids, far..far + 20);
-        let sql = "SELECT count(*) FROM invoice_ids WHERE n >= ?1";
-        let in_table: i64 = connection.query_row(sql, [far], |row| row.get(0)).unwrap();
-        assert!(in_table > 10);
+        let in_table = entries(&connection, &TABLE);
+        assert!(in_table.iter().filter(|it| it.1 >= far).count() > 10);
         for reopened in [false, true] {
             for n in (1..50).chain(far..far + 20) {
                 let text = format!("{:x}", id_hash(&i64::to_be_bytes(n)));
@@ -712,8 +796,12 @@ mod tests {
         make_many(&connection, &mut ids, 1..70);
         let first = format!("{:x}", id_hash(&1_i64.to_be_bytes()));
         let hash = id_hash(first.as_bytes());
-        let lost = "UPDATE invoice_ids SET n = n + (1 << 20) WHERE n = 1";
-        assert_eq!(connection.execute(lost, []).unwrap(), 1);
+        let mut all = entries(&connection, &TABLE);
+        let first_entry = all.iter_mut().find(|it| it.1 == 1).unwrap();
+        first_entry.1 += 1 << 20;
+        let lost = "DELETE FROM invoice_id_leaves";
+        connection.execute(lost, []).unwrap();
+        leaves::put(&connection, &TABLE, &all).unwrap();
         ids.begin();
         let first = id(&first);
         let refused = ids.add(&connection, (&first, hash, 70));

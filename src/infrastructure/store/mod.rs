@@ -15,6 +15,7 @@ mod hashes;
 mod invoice_events;
 mod invoice_ids;
 mod late;
+mod leaves;
 mod mark;
 mod room;
 mod runs;

@@ -236,8 +236,9 @@ fn open(path: &Path, new_id: Uuid) -> Result<SqliteStore, OpenError> {
     let late = Late::open(&connection)?;
     // Rows that are read once need not stay.
     set(&connection, "cache_size", READER_CACHE, READER_CACHE)?;
-    let answer_keys = AnswerKeys::open(&connection)?;
+    let mut answer_keys = AnswerKeys::open(&connection)?;
     let invoice_ids = InvoiceIds::open(&connection)?;
+    answer_keys.share(&invoice_ids);
     set(&connection, "cache_size", WRITER_CACHE, WRITER_CACHE)?;
     name(&connection, new_id)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;

@@ -343,6 +343,8 @@ pub(super) enum Trouble {
     Sqlite(rusqlite::Error),
     /// The index with this name is not what was written.
     Damaged(&'static str),
+    /// The same of one of its leaves (leaves.rs).
+    Leaf(&'static str),
 }
 
 impl From<rusqlite::Error> for Trouble {
@@ -355,7 +357,7 @@ impl From<Trouble> for StoreError {
     fn from(trouble: Trouble) -> Self {
         match trouble {
             Trouble::Sqlite(error) => sort(error),
-            Trouble::Damaged(name) => Self::Fatal(format!(
+            Trouble::Damaged(name) | Trouble::Leaf(name) => Self::Fatal(format!(
                 "the index of {name} is not what was written: payd.db is damaged; keep a copy, see what `payd verify` finds in \
                  it, and restore the newest backup"
             )),
@@ -364,10 +366,13 @@ impl From<Trouble> for StoreError {
 }
 
 impl Trouble {
-    /// What it means for one invoice: a damaged page costs those that are on it, and not the others.
+    /// What it means for one row: a damaged page costs those that are on it, and not the others.
     pub(super) fn of_row(self) -> StoreError {
         match self {
             Self::Sqlite(error) => sort_row(error),
+            Self::Leaf(name) => StoreError::BadRow(format!(
+                "a part of the index of {name} is not what was written: payd.db is damaged, see what `payd verify` finds in it"
+            )),
             damaged @ Self::Damaged(_) => damaged.into(),
         }
     }

@@ -9,7 +9,7 @@ use crate::failpoints::{Failed, reach};
 
 use super::open::OpenError;
 use super::rows::{invoice_columns, payment_columns};
-use super::{answer_keys, copy, hashes, invoice_ids};
+use super::{answer_keys, copy, hashes, invoice_ids, leaves};
 
 /// All migrations, oldest first. What has been released is never edited: its checksum is in every
 /// database that it made.
@@ -24,7 +24,11 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0008_invoices_in_status.sql"),
     include_str!("migrations/0009_invoice_ids.sql"),
     include_str!("migrations/0010_filters.sql"),
+    include_str!("migrations/0011_leaves.sql"),
 ];
+
+/// The migration whose tables are filled by [`leaves::fill`].
+const LEAVES: i32 = 11;
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.
 pub(super) const APPLICATION_ID: i32 = 0x7061_7964;
@@ -120,6 +124,9 @@ fn bring_each(
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(TABLE)?;
         transaction.execute_batch(sql)?;
+        if version == LEAVES {
+            leaves::fill(&transaction)?;
+        }
         transaction.execute(
             "INSERT INTO migrations (version, checksum, applied_by) VALUES (?1, ?2, ?3)",
             (
@@ -167,8 +174,8 @@ pub(super) fn whole(connection: &Connection) -> Result<(), OpenError> {
         "SELECT n, entries FROM answer_key_runs",
         "SELECT last, bits FROM invoice_id_filters",
         "SELECT last, bits FROM answer_key_filters",
-        "SELECT hash, n FROM answer_keys",
-        "SELECT hash, n FROM invoice_ids",
+        "SELECT last, entries FROM invoice_id_leaves",
+        "SELECT last, entries FROM answer_key_leaves",
         "SELECT type, sequence FROM event_types",
         "SELECT run, id, payment FROM payment_ids",
         "SELECT status, n FROM invoices_in_status",

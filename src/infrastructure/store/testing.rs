@@ -1,12 +1,13 @@
 //! What tests of the indexes share.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::hashes::{self, Sizes};
-use super::schema;
+use super::hashes::{self, Entry, Sizes, Table};
+use super::{invoice_ids, leaves, schema};
 
 /// Few enough that a test goes through many rounds of gathering and moving.
 pub(super) const SMALL: Sizes = Sizes {
@@ -37,11 +38,35 @@ pub(super) fn insert_old(connection: &Connection, name: &str) {
          INSERT INTO invoices (n, id, amount, currency, metadata, status, attempts, attempts_before_round,
            needs_attention, cancel_requested, created_at, updated_at, id_hash)
          SELECT n, '{name}-' || n, 1, 'EUR', '{{}}', 4, 0, 0, 0, 0, 0, 0, invoice_hash('{name}-' || n) FROM k;
-         INSERT INTO invoice_ids SELECT id_hash, n FROM invoices;
          UPDATE late SET until = 300, digest = late_digest(name, 300) WHERE name = 'invoice_ids';
          UPDATE meta SET value = printf('%016x {name}-99', invoice_hash('{name}-99')) WHERE name = 'greatest_invoice_id'"
     );
     connection.execute_batch(&invoices).unwrap();
+    put(
+        connection,
+        &invoice_ids::TABLE,
+        "SELECT id_hash, n FROM invoices",
+    );
+}
+
+/// Puts what a statement gives, with hash and number, into the table of an index.
+pub(super) fn put(connection: &Connection, table: &Table, sql: &str) {
+    let mut statement = connection.prepare(sql).unwrap();
+    let entries = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+    let mut entries: Vec<Entry> = entries.unwrap().collect::<Result<_, _>>().unwrap();
+    entries.sort_unstable();
+    leaves::put(connection, table, &entries).unwrap();
+}
+
+/// What the table of an index has, in order.
+pub(super) fn entries(connection: &Connection, table: &Table) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    leaves::between(connection, table, (i64::MIN, i64::MAX), |entry| {
+        entries.push(entry);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    entries
 }
 
 /// SplitMix64.

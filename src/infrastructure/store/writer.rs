@@ -250,7 +250,7 @@ impl SqliteStore {
             unlike(n, invoice.id().as_str().as_bytes(), (places.hash, id))?;
             Ok(None)
         };
-        for n in &places.rows {
+        let by_number = |n: i64| {
             let mut statement = self
                 .connection
                 .prepare_cached(concat!(
@@ -261,8 +261,10 @@ impl SqliteStore {
                 .map_err(sort)?;
             let mut found = statement.query([n]).map_err(sort)?;
             let row = found.next().map_err(sort_row)?;
-            let row = row.ok_or_else(|| gone(*n, id))?;
-            if let Some(found) = the_one(row)? {
+            the_one(row.ok_or_else(|| gone(n, id))?)
+        };
+        for n in &places.rows {
+            if let Some(found) = by_number(*n)? {
                 return Ok(Some(found));
             }
         }
@@ -270,29 +272,16 @@ impl SqliteStore {
             return Ok(None);
         }
         let started = Instant::now();
-        let mut statement = self
-            .connection
-            .prepare_cached(concat!(
-                "SELECT ",
-                invoice_columns!(),
-                ", i.newest_event, k.n FROM invoice_ids k LEFT JOIN invoices i ON i.n = k.n WHERE k.hash = ?1"
-            ))
-            .map_err(sort)?;
-        let mut found = statement.query([places.hash]).map_err(sort)?;
-        let mut row = found.next().map_err(sort_row)?;
-        self.ahead.took(1, started.elapsed());
-        if row.is_none() && places.rows.is_empty() {
-            self.invoice_ids.not_there(places.hash);
+        let in_table = self.invoice_ids.in_table(&self.connection, places.hash)?;
+        for n in &in_table {
+            if let Some(found) = by_number(*n)? {
+                self.ahead.took(1, started.elapsed());
+                return Ok(Some(found));
+            }
         }
-        while let Some(candidate) = row {
-            if candidate.get::<_, Option<i64>>(0).map_err(sort)?.is_none() {
-                let n = candidate.get(INVOICE_WIDTH + 1).map_err(sort)?;
-                return Err(gone(n, id));
-            }
-            if let Some(it) = the_one(candidate)? {
-                return Ok(Some(it));
-            }
-            row = found.next().map_err(sort_row)?;
+        self.ahead.took(1, started.elapsed());
+        if in_table.is_empty() && places.rows.is_empty() {
+            self.invoice_ids.not_there(places.hash);
         }
         Ok(None)
     }
@@ -526,9 +515,8 @@ impl Store for SqliteStore {
                 .expect(keys.chain(ids.into_iter().map(Look::Invoice)));
             return Ok(());
         }
-        let looked = self.invoice_ids.look(connection, &ids);
-        let (count, time) = looked.map_err(sort)?;
-        self.ahead.took(count, time);
+        let time = self.invoice_ids.look(connection, &ids).map_err(sort)?;
+        self.ahead.took(ids.len(), time);
         self.answer_keys.look(connection, &keys).map_err(sort)
     }
 
@@ -694,18 +682,11 @@ impl Store for SqliteStore {
                 return Ok(Some(row.stored.clone()));
             }
         }
-        let sql = [
-            concat!(
-                "SELECT ",
-                answer_columns!(),
-                " FROM answers a WHERE a.n = ?1 AND a.key = ?2 AND a.actor = ?3"
-            ),
-            concat!(
-                "SELECT ",
-                answer_columns!(),
-                " FROM answer_keys k JOIN answers a ON a.n = k.n WHERE k.hash = ?1 AND a.key = ?2 AND a.actor = ?3"
-            ),
-        ];
+        let sql = concat!(
+            "SELECT ",
+            answer_columns!(),
+            " FROM answers a WHERE a.n = ?1 AND a.key = ?2 AND a.actor = ?3"
+        );
         self.answer_keys
             .find(&self.connection, name, sql, stored_answer)
     }
@@ -850,7 +831,7 @@ impl Store for SqliteStore {
         if let Err(trouble) = self.bring() {
             let error = match trouble {
                 Trouble::Sqlite(error) => self.sort_write(error),
-                damaged @ Trouble::Damaged(_) => damaged.into(),
+                damaged @ (Trouble::Damaged(_) | Trouble::Leaf(_)) => damaged.into(),
             };
             self.rollback();
             return Err(error);
