@@ -386,6 +386,33 @@ mod tests {
         assert_eq!(runs, "3,4");
     }
 
+    /// A stop makes a merge begin again where it was noted last. However many there are, it is done before there are twice as
+    /// many runs again, which is what there is room for in memory.
+    #[test]
+    fn merges_keep_up_over_many_stops() {
+        for between in [3, 8, 70, 2000] {
+            let sizes = Sizes {
+                run: 100,
+                merged: 8,
+                told: 10,
+            };
+            let connection = in_memory();
+            let mut keys = AnswerKeys::open_with(&connection, sizes).unwrap();
+            let mut most = 0;
+            for n in 0..5000 {
+                if n % between == 0 {
+                    keys = AnswerKeys::open_with(&connection, sizes).unwrap();
+                }
+                keep(&connection, &mut keys, ("socket", &format!("key-{n}")), 0);
+                keys.bring(&connection).unwrap();
+                keys.committed();
+                most = most.max(keys.hashes.runs());
+            }
+            assert!((9..=16).contains(&most), "{between}: {most}");
+            assert_eq!(fault(&connection).unwrap(), None);
+        }
+    }
+
     #[test]
     fn a_hash_says_where_to_look_and_no_more() {
         let connection = in_memory();

@@ -53,8 +53,9 @@ pub(super) const SIZES: Sizes = Sizes {
     told: 512,
 };
 
-/// It is noted how far a merge is after every so many of its entries: as many may be merged once more after a stop.
-const NOTES: usize = 32;
+/// How often it is noted how far a merge is, beside the first time after a start: what has come after it is merged once more
+/// after a stop.
+const NOTES: usize = 512;
 
 /// Parts of merged runs that are removed with a commit, at most.
 const DROPPED: usize = 32;
@@ -505,7 +506,7 @@ impl Hashes {
             has_any,
             owed: 0,
             owed_before: 0,
-            unnoted: 0,
+            unnoted: usize::MAX / 2,
             damaged: found.damaged,
             mended: false,
             merged_part: found.merged,
@@ -540,6 +541,12 @@ impl Hashes {
     /// Nothing may have happened for long.
     pub(super) fn rest(&self) {
         known(&self.known).rest();
+    }
+
+    /// How many runs there are that are not merged.
+    #[cfg(test)]
+    pub(super) fn runs(&self) -> usize {
+        self.recent.memory().runs.len()
     }
 
     /// The greatest number that a row has had.
@@ -727,11 +734,12 @@ impl Hashes {
         Ok(())
     }
 
-    /// Merges on, so far that it is done when as many runs have been written again: mostly an entry for each that is added,
-    /// by whole leaves.
+    /// Merges on, by whole leaves, so far that it is done when as many runs have been written again: mostly an entry for each
+    /// that is added.
     fn merge(&mut self, connection: &Connection, oldest: i64) -> Result<(), Trouble> {
         let runs = self.merged_runs();
         let all: usize = runs.iter().map(|run| run.entries).sum();
+        let due = self.due(all);
         if self.merge.is_none() {
             let merge = Merge::beyond(connection, self.table, &runs, self.merged_to)?;
             self.merge = Some(merge);
@@ -739,8 +747,6 @@ impl Hashes {
         let Some(merge) = self.merge.as_mut() else {
             return Ok(());
         };
-        let due = self.added.len().saturating_mul(all);
-        let due = due.div_ceil(self.sizes.run * self.sizes.merged);
         self.owed = self.owed.saturating_add_unsigned(due);
         let mut entries = Vec::new();
         while self.owed > 0
@@ -793,6 +799,29 @@ impl Hashes {
             return Ok(());
         };
         Ok(standing.note(connection, self.table.name)?)
+    }
+
+    /// How many of so many entries are to be merged for those that the transaction has added. A stop makes a merge begin
+    /// again where it was noted last, and those that have come meanwhile have come: it is what is left that is due by then.
+    fn due(&self, all: usize) -> usize {
+        let rest = i64::MAX.abs_diff(self.merged_to.unwrap_or(i64::MIN));
+        // Hashes come in no order, so that this says nearly how many; the last of them are few, and not none.
+        let left = ((all as u128 * u128::from(rest)) >> 64) + 1;
+        let memory = self.recent.memory();
+        let runs = memory.runs.iter().map(|run| run.entries);
+        let there = runs.sum::<usize>() + memory.len();
+        let run = self.sizes.run;
+        // One less than may be: a merge may be a leaf behind.
+        let room = ((2 * self.sizes.merged - 1) * run + run / 2).saturating_sub(there);
+        let least = run / 4 + 1;
+        let due = self.added.len() as u128 * left;
+        let due = if room > least {
+            // What is left over becomes due as there is less room.
+            due / room as u128
+        } else {
+            due.div_ceil(least as u128)
+        };
+        usize::try_from(due).unwrap_or(all)
     }
 
     fn merged_runs(&self) -> Vec<Arc<Run>> {
