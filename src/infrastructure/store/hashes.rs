@@ -29,7 +29,8 @@ use super::error::is_corrupt;
 use super::filters::{self, Known};
 use super::late;
 use super::leaves::{self, Leaf, SHARE};
-use super::runs::{self, Merge, Offset, Run, Sought, Trouble, offset};
+use super::runs::{self, Merge, Offset, Run, Trouble, offset};
+use super::sieve::{Sieve, may_have};
 
 /// A hash, and the number of the row that has it.
 pub(super) type Entry = (i64, i64);
@@ -45,8 +46,8 @@ pub(super) struct Sizes {
     pub(super) told: usize,
 }
 
-/// A map of 2^16 places has room for what gathers and a batch, which takes 0.8 MiB; the filters of twice as many runs as
-/// are merged take 2.8. Each leaf of a table of ten million gets twenty entries in a merge.
+/// A map of 2^16 places has room for what gathers and a batch, which takes 0.8 MiB; the filters of thirty-two runs take 2.8
+/// (sieve.rs). Each leaf of a table of ten million gets twenty entries in a merge.
 pub(super) const SIZES: Sizes = Sizes {
     run: 56_000,
     merged: 16,
@@ -166,6 +167,7 @@ struct Memory {
     odd: Vec<Entry>,
     /// What has been written and is not merged, oldest first.
     runs: Vec<Arc<Run>>,
+    sieve: Sieve,
 }
 
 /// Where entries may be that have a hash.
@@ -197,10 +199,11 @@ impl Memory {
     }
 
     fn places(&self, hash: i64) -> Places {
-        let look = Sought::new(hash);
+        let found = self.sieve.look(hash);
+        let runs = self.runs.iter().filter(|it| may_have(found, it.slot));
         Places {
             rows: self.gathered(hash),
-            parts: self.runs.iter().filter_map(|it| it.part(&look)).collect(),
+            parts: runs.filter_map(|it| it.part(hash)).collect(),
         }
     }
 
@@ -217,6 +220,23 @@ impl Memory {
 
     fn len(&self) -> usize {
         self.gathering.len() + self.odd.len()
+    }
+
+    /// What gathers is in a run.
+    fn make_known(&mut self, run: &mut Run) {
+        run.slot = self.sieve.take();
+        for hash in self.gathering.keys() {
+            self.sieve.add(run.slot, hash.0);
+        }
+        for (hash, _) in &self.odd {
+            self.sieve.add(run.slot, *hash);
+        }
+    }
+
+    /// Runs up to a row have been merged.
+    fn let_go(&mut self, merged_to: i64) {
+        let merged = self.runs.extract_if(.., |run| run.end <= merged_to);
+        self.sieve.release(merged.map(|run| run.slot));
     }
 }
 
@@ -463,7 +483,8 @@ impl Hashes {
     ) -> Result<Self, Trouble> {
         let standing = Standing::read(connection, table.name)?;
         let Standing { until, merged } = standing.ok_or_else(|| runs::damaged(table))?;
-        let found = Run::all(connection, table, until)?;
+        let mut sieve = Sieve::new(sizes.run);
+        let found = Run::all(connection, table, until, &mut sieve)?;
         if found.damaged {
             let index = table.name;
             tracing::error!(
@@ -480,6 +501,7 @@ impl Hashes {
             base: in_runs,
             odd: Vec::new(),
             runs: found.runs.into_iter().map(Arc::new).collect(),
+            sieve,
         };
         let mut newest = in_runs;
         missing(in_runs, &mut |entry| {
@@ -838,13 +860,6 @@ impl Hashes {
         self.owed_before = self.owed;
         self.untold.committed();
         let mut memory = self.recent.memory();
-        if let Some(run) = self.written.take() {
-            memory.gathering.clear();
-            memory.gathering.shrink_to(self.sizes.run);
-            memory.odd.clear();
-            memory.base = run.end;
-            memory.runs.push(Arc::new(run));
-        }
         if std::mem::take(&mut self.none_left) {
             self.merged_part = None;
         }
@@ -857,10 +872,19 @@ impl Hashes {
                 .max_by_key(|run| run.number)
                 .map(|run| run.last_key())
                 .or(self.merged_part);
-            memory.runs.retain(|run| run.end > self.merging_to);
+            memory.let_go(self.merging_to);
             self.until = self.merging_to;
             (self.merge, self.merged_to, self.merged_before) = (None, None, None);
             self.untold = Untold::default();
+        }
+        // It may take the place of one of those.
+        if let Some(mut run) = self.written.take() {
+            memory.make_known(&mut run);
+            memory.gathering.clear();
+            memory.gathering.shrink_to(self.sizes.run);
+            memory.odd.clear();
+            memory.base = run.end;
+            memory.runs.push(Arc::new(run));
         }
         drop(memory);
         self.begin_to_merge();
@@ -903,7 +927,7 @@ impl Hashes {
 /// Where that cannot be read.
 pub(super) fn written_to(connection: &Connection, table: &Table) -> rusqlite::Result<i64> {
     let until = late::until(connection, table.name)?;
-    let found = Run::all(connection, table, until)?;
+    let found = Run::all(connection, table, until, &mut Sieve::new(0))?;
     Ok(found.runs.last().map_or(until, |run| run.end))
 }
 
@@ -963,7 +987,7 @@ pub(super) fn fault(
     if let Some(why) = filters::fault(connection, table, is_there)? {
         return Ok(Some(format!("the filter of the index of {what} {why}")));
     }
-    let found = Run::all(connection, table, standing.until)?;
+    let found = Run::all(connection, table, standing.until, &mut Sieve::new(0))?;
     if found.damaged {
         let why = format!("the runs of the index of {what} are not what was written");
         return Ok(Some(why));
@@ -1033,6 +1057,7 @@ mod tests {
             base: 10,
             odd: Vec::new(),
             runs: Vec::new(),
+            sieve: Sieve::new(1),
         };
         let far = 11 + (1 << 40);
         let entries = [

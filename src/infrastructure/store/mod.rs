@@ -5,6 +5,7 @@
 
 mod open;
 mod schema;
+mod sieve;
 
 mod ahead;
 mod answer_keys;

@@ -1,8 +1,8 @@
 //! Runs of an index's entries (hashes.rs), in the order of their hashes.
 //!
 //! What has gathered in memory is written once, in one piece, and stays there until it is merged with others into the
-//! table. In memory are a filter of each run, and where its parts begin: most of what is looked for is in none of them,
-//! and what is in one costs a page.
+//! table. In memory are a filter of each run (sieve.rs), and where its parts begin: most of what is looked for is in none of
+//! them, and what is in one costs a page.
 //!
 //! What it must never do: say that a run does not have what it has. So a part has a digest, and one that is not what was
 //! written is an error.
@@ -17,8 +17,8 @@ use crate::application::ports::StoreError;
 use crate::application::request::first_eight;
 
 use super::error::{sort, sort_row};
-use super::filters::{has_all, put_all};
 use super::hashes::{Entry, Table};
+use super::sieve::{Sieve, Slot};
 
 /// A row's number by how many come after the base of its run: 1 and up.
 pub(super) type Offset = u32;
@@ -29,72 +29,13 @@ const PART: usize = 330;
 /// Parts that a run may have.
 const PARTS_MAX: i64 = 1 << 20;
 
-/// Entries for which a filter is made, at most.
-const FILTERED_MAX: usize = 1 << 20;
-
 /// Digest, base, end, and how many entries the run has.
 const HEAD: usize = 32;
-
-/// Bits of a filter for each entry, and how many of them are looked at: of four hundred that are not there, it lets one
-/// through. There may be thirty-two runs, and each that is let through reads a page.
-const BITS: usize = 13;
-const LOOKS: u32 = 6;
 
 /// Of a row that is beyond the base, and not too far.
 pub(super) fn offset(base: i64, n: i64) -> Option<Offset> {
     let offset = Offset::try_from(n.checked_sub(base)?).ok()?;
     (offset > 0).then_some(offset)
-}
-
-/// A Bloom filter whose bits for one entry lie in one cache line.
-#[derive(Debug)]
-struct Filter(Vec<[u64; 8]>);
-
-impl Filter {
-    fn new(entries: usize) -> Self {
-        Self(vec![[0; 8]; entries * BITS / 512 + 1])
-    }
-
-    fn place(&self, hash: i64) -> usize {
-        let high = hash.cast_unsigned() >> 32;
-        let place = (high * self.0.len() as u64) >> 32;
-        usize::try_from(place).unwrap_or(0)
-    }
-
-    /// The bits of an entry in each of the eight words. Hashes are as good as random.
-    fn bits(hash: i64) -> [u64; 8] {
-        let mixed = hash.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let mut bits = [0; 8];
-        for look in 0..LOOKS {
-            let bit = (mixed >> (9 * look + 8)) & 511;
-            bits[(bit >> 6) as usize] |= 1 << (bit & 63);
-        }
-        bits
-    }
-
-    fn add(&mut self, hash: i64) {
-        let place = self.place(hash);
-        put_all(&mut self.0[place], &Self::bits(hash));
-    }
-
-    fn may_have(&self, look: &Sought) -> bool {
-        has_all(&self.0[self.place(look.hash)], &look.bits)
-    }
-}
-
-/// What is looked for in many runs.
-#[derive(Debug)]
-pub(super) struct Sought {
-    hash: i64,
-    bits: [u64; 8],
-}
-
-impl Sought {
-    /// This hash.
-    pub(super) fn new(hash: i64) -> Self {
-        let bits = Filter::bits(hash);
-        Self { hash, bits }
-    }
 }
 
 /// What is in memory of a run: of the rows after `base`, up to `end`.
@@ -107,7 +48,8 @@ pub(super) struct Run {
     pub(super) entries: usize,
     /// The first hash of each part.
     firsts: Vec<i64>,
-    filter: Filter,
+    /// Where its filter is.
+    pub(super) slot: Slot,
 }
 
 /// What is in the database.
@@ -139,7 +81,7 @@ impl Run {
             end,
             entries: 0,
             firsts: Vec::with_capacity(entries.len() / PART + 1),
-            filter: Filter::new(entries.len()),
+            slot: None,
         };
         let mut statement = connection.prepare_cached(table.add_part)?;
         let mut rest = entries;
@@ -165,13 +107,14 @@ impl Run {
             let digest = digest(table, key, &bytes);
             bytes[..8].copy_from_slice(&digest);
             statement.execute((key, &bytes))?;
-            run.know(these.iter().map(|it| it.0));
+            run.know(these.iter().map(|it| it.0), |_| ());
             rest = others;
         }
         Ok(run)
     }
 
-    /// The runs that are in the database, oldest first: of the rows after `until`, without a gap.
+    /// The runs that are in the database, oldest first: of the rows after `until`, without a gap. The filter gets to know
+    /// them.
     ///
     /// # Errors
     /// Where they cannot be read.
@@ -179,6 +122,7 @@ impl Run {
         connection: &Connection,
         table: &Table,
         until: i64,
+        sieve: &mut Sieve,
     ) -> rusqlite::Result<Found> {
         let mut found = Found::default();
         // Entries of the last of them that are to come.
@@ -210,7 +154,7 @@ impl Run {
                     end: part.end,
                     entries: 0,
                     firsts: Vec::new(),
-                    filter: Filter::new(part.of.min(FILTERED_MAX)),
+                    slot: sieve.take(),
                 });
             }
             let run = found.runs.last_mut();
@@ -220,21 +164,26 @@ impl Run {
                 break;
             };
             left = rest;
-            run.know(part.entries.iter().map(|it| it.0));
+            let slot = run.slot;
+            run.know(part.entries.iter().map(|it| it.0), |hash| {
+                sieve.add(slot, hash);
+            });
         }
         if left > 0 {
-            found.runs.pop();
+            if let Some(run) = found.runs.pop() {
+                sieve.release([run.slot]);
+            }
             found.damaged = true;
         }
         Ok(found)
     }
 
     /// The next part has these hashes.
-    fn know(&mut self, hashes: impl Iterator<Item = i64>) {
+    fn know(&mut self, hashes: impl Iterator<Item = i64>, mut each: impl FnMut(i64)) {
         let mut first = None;
         for hash in hashes {
             first.get_or_insert(hash);
-            self.filter.add(hash);
+            each(hash);
             self.entries += 1;
         }
         self.firsts.push(first.unwrap_or(i64::MIN));
@@ -245,11 +194,8 @@ impl Run {
     }
 
     /// The part that may have a hash, by its key.
-    pub(super) fn part(&self, look: &Sought) -> Option<i64> {
-        if !self.filter.may_have(look) {
-            return None;
-        }
-        let after = self.firsts.partition_point(|first| *first <= look.hash);
+    pub(super) fn part(&self, hash: i64) -> Option<i64> {
+        let after = self.firsts.partition_point(|first| *first <= hash);
         Some(self.key(after.checked_sub(1)?))
     }
 
@@ -483,6 +429,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::invoice_ids::{TABLE, id_hash};
+    use super::super::sieve::may_have;
     use super::super::testing::in_memory;
     use super::*;
 
@@ -505,23 +452,14 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_misses_nothing_and_lets_few_others_through() {
-        let mut filter = Filter::new(50_000);
-        (0..50_000).for_each(|n| filter.add(hash(n)));
-        let may_have = |n: i64| filter.may_have(&Sought::new(hash(n)));
-        assert!((0..50_000).all(may_have));
-        let others = (50_000..150_000).filter(|n| may_have(*n)).count();
-        assert!((1..500).contains(&others), "{others} of 100,000");
-    }
-
-    #[test]
     fn a_run_is_found_again_as_it_was_written_and_each_hash_in_one_part() {
         let connection = in_memory();
         let written = [
             write(&connection, 3, 100, 5000),
             write(&connection, 4, 5100, 1),
         ];
-        let found = Run::all(&connection, &TABLE, 100).unwrap();
+        let mut sieve = Sieve::new(5000);
+        let found = Run::all(&connection, &TABLE, 100, &mut sieve).unwrap();
         assert!(!found.damaged);
         let found = found.runs;
         for (written, found) in written.iter().zip(&found) {
@@ -533,7 +471,8 @@ mod tests {
         for run in [&written[0], &found[0]] {
             let whole = entries(100, 5000);
             for (hash, offset) in &whole {
-                let key = run.part(&Sought::new(*hash)).unwrap();
+                let key = run.part(*hash).unwrap();
+                assert!(may_have(sieve.look(*hash), found[0].slot));
                 let part = part(&connection, &TABLE, key).unwrap().unwrap();
                 assert!(part.contains(&(*hash, 100 + i64::from(*offset))));
                 let twins = whole.iter().filter(|it| it.0 == *hash).count();
@@ -572,7 +511,17 @@ mod tests {
                 write(&connection, n, (n - 1) * 1000, 1000);
             }
             let all = || {
-                let found = Run::all(&connection, &TABLE, 0).unwrap();
+                let mut sieve = Sieve::new(1000);
+                let found = Run::all(&connection, &TABLE, 0, &mut sieve).unwrap();
+                for run in &found.runs {
+                    let entries = entries(run.base, 1000);
+                    let has = |it: &(i64, Offset)| may_have(sieve.look(it.0), run.slot);
+                    assert!(entries.iter().all(has));
+                }
+                sieve.release(found.runs.iter().map(|run| run.slot));
+                // One that is not whole is not left there.
+                assert_eq!(sieve.look(1), 0);
+                assert_eq!(sieve.take(), Some(0));
                 (found.runs.len(), found.damaged)
             };
             assert_eq!(all(), (3, false));
@@ -590,7 +539,7 @@ mod tests {
         let last = (2 << 20) + 3;
         let mut statement = connection.prepare(TABLE.drop_parts).unwrap();
         assert_eq!(statement.execute([last, 2]).unwrap(), 2);
-        let found = Run::all(&connection, &TABLE, 2000).unwrap();
+        let found = Run::all(&connection, &TABLE, 2000, &mut Sieve::new(0)).unwrap();
         let numbers: Vec<_> = found.runs.iter().map(|run| run.number).collect();
         assert_eq!(
             (numbers, found.merged, found.damaged),
