@@ -1,7 +1,8 @@
 //! Which answer is kept under an idempotency key.
 //!
 //! Keys are mostly random: in an index of SQLite's each took a page to itself, which was a sixth of what a payment
-//! costs. They are found by hashes (hashes.rs). An entry goes with its answer, so that it never comes to mean another.
+//! costs. They are found by hashes (hashes.rs). An entry may outlive its answer, and never comes to mean another: numbers
+//! are given once, and whoever finds a row compares key and actor.
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -73,6 +74,11 @@ impl AnswerKeys {
     /// Shares what is known of filters with the index of invoice ids.
     pub(super) fn share(&mut self, ids: &InvoiceIds) {
         self.hashes.share(ids.known());
+    }
+
+    /// Frees what is known of filters, if nothing was looked for since the last time.
+    pub(super) fn rest(&self) {
+        self.hashes.rest();
     }
 
     /// A number for an answer that is new, under whose hash it is found from now on.
@@ -156,7 +162,6 @@ impl AnswerKeys {
         age: i64,
         limit: i64,
     ) -> rusqlite::Result<usize> {
-        self.hashes.rest();
         let sql =
             "SELECT n FROM (SELECT * FROM answers ORDER BY n LIMIT ?2) WHERE born_at_age < ?1";
         let expired = connection

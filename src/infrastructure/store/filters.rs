@@ -34,11 +34,11 @@ const FIRST: usize = 0;
 const COUNT: usize = 1;
 
 /// Bits of a line that a hash has. Of a hundred that are not there, one is let through where a block is half full, and
-/// nine where it is full: fewer blocks are more often in memory.
+/// seven where it is full: fewer blocks are more often in memory.
 const LOOKS: u32 = 4;
 
 /// Entries of a block: with more, it is made anew, as two. Tests go through many.
-const FULL: u64 = if cfg!(test) { 96 } else { 5600 };
+const FULL: u64 = if cfg!(test) { 96 } else { 4800 };
 
 /// How many a new one gets.
 const HALF: u64 = FULL / 2;
@@ -775,7 +775,7 @@ mod tests {
     #[test]
     fn of_what_is_not_there_little_is_let_through() {
         let mut chance = Chance(4);
-        for (count, most) in [(2800, 200), (5600, 1100)] {
+        for (count, most) in [(2400, 200), (4800, 800)] {
             let mut block = Block::new(TABLE.seed, (i64::MIN, i64::MAX));
             let hashes = chance.hashes(count);
             hashes.iter().for_each(|hash| block.add(*hash));

@@ -58,6 +58,9 @@ pub(super) const SIZES: Sizes = Sizes {
 /// after a stop.
 const NOTES: usize = 512;
 
+/// Entries that are merged with a commit, at most, if it does not add half as many itself.
+const MERGED_MAX: usize = 4096;
+
 /// Parts of merged runs that are removed with a commit, at most.
 const DROPPED: usize = 32;
 
@@ -249,8 +252,8 @@ impl Recent {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a hash may be that is not in the table. Whoever does not find it there looks into the table, all in a
-    /// snapshot that begins after this: an entry gathers until a commit has it in a run, and is in a run until one has
+    /// Where a hash may be that is not in the table. Whoever does not find it there looks into the table, in snapshots that
+    /// begin after this, one after the other: an entry gathers until a commit has it in a run, and is in a run until one has
     /// it in the table.
     pub(super) fn places(&self, hash: i64) -> Places {
         self.memory().places(hash)
@@ -794,7 +797,7 @@ impl Hashes {
         }
         self.all_there = merge.peek().is_none();
         // Before it is noted that these are in the table, and before they leave the runs.
-        let noted = self.unnoted >= all / NOTES;
+        let noted = self.merged_to != self.merged_before && self.unnoted >= all / NOTES;
         let to = if self.all_there {
             Some(i64::MAX)
         } else if noted || self.untold.hashes.len() >= self.sizes.told {
@@ -843,7 +846,9 @@ impl Hashes {
         } else {
             due.div_ceil(least as u128)
         };
-        usize::try_from(due).unwrap_or(all)
+        // Where it is far behind, a commit of many is not to wait for ever so many.
+        let most = self.added.len().saturating_mul(2).max(MERGED_MAX);
+        usize::try_from(due).unwrap_or(most).min(most)
     }
 
     fn merged_runs(&self) -> Vec<Arc<Run>> {

@@ -781,6 +781,9 @@ impl Store for SqliteStore {
         lived: std::time::Duration,
         limit: usize,
     ) -> Result<usize, StoreError> {
+        if !lived.is_zero() {
+            self.answer_keys.rest();
+        }
         self.write_waiting()?;
         self.age = None;
         let lived_ms = i64::try_from(lived.as_millis()).unwrap_or(0);
