@@ -6,6 +6,9 @@
 //! lookups turn out to be slow, threads with connections of their own look for what a batch names while the writer goes
 //! through it: they get ahead of it, and it finds in memory what they have read.
 //!
+//! A merge (hashes.rs) goes through leaves one after the other, each of which was last touched by the merge before. One more
+//! thread reads those that it comes to next.
+//!
 //! They change nothing, and what they find is nobody's: the writer looks for itself, whether they came first, last or
 //! not at all. Where pages are in memory nothing is read twice: the threads begin once they are needed, and sleep when
 //! they are not any more.
@@ -20,6 +23,7 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension};
 
+use super::hashes::Table;
 use super::open::{open_reader, set};
 use super::runs::Trouble;
 use super::{answer_keys, invoice_events, invoice_ids, leaves};
@@ -37,6 +41,12 @@ const ENOUGH: i32 = 32;
 /// What is looked for ahead of a batch, at most: more than the threads do until the writer is through with as much.
 const LOOKS_MAX: usize = 4096;
 
+/// Leaves that are read ahead of a merge at a time.
+pub(super) const LEAVES: u16 = 64;
+
+/// How often that may wait: for each of two indexes, once more than the thread has begun.
+const MERGES: usize = 4;
+
 /// What is kept of a connection's pages: those at the top of the indexes.
 const CACHE: &str = "-128";
 
@@ -47,6 +57,8 @@ pub(super) enum Look {
     Invoice(i64),
     /// The hash of an idempotency key.
     Key(i64),
+    /// The leaves of an index from a hash on.
+    Leaves(&'static Table, i64),
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +105,9 @@ pub(super) struct Ahead {
     /// Whether the threads look ahead.
     on: bool,
     threads: Vec<JoinHandle<()>>,
+    /// The same of merges.
+    merges: Arc<Shared>,
+    merge_thread: Option<JoinHandle<()>>,
 }
 
 impl Ahead {
@@ -103,6 +118,27 @@ impl Ahead {
             shared: Arc::default(),
             on: false,
             threads: Vec::new(),
+            merges: Arc::default(),
+            merge_thread: None,
+        }
+    }
+
+    /// Merges are about to come to the leaves of these indexes from these hashes on.
+    pub(super) fn expect_leaves(&mut self, looks: impl Iterator<Item = Look>) {
+        let mut looks = looks.peekable();
+        if looks.peek().is_none() {
+            return;
+        }
+        let mut queue = self.merges.queue();
+        // Where it does not get ahead, what was asked for first is of no use any more.
+        queue.looks.extend(looks);
+        while queue.looks.len() > MERGES {
+            queue.looks.pop_front();
+        }
+        drop(queue);
+        self.merges.changed.notify_all();
+        if self.merge_thread.is_none() {
+            self.merge_thread = self.thread(&self.merges);
         }
     }
 
@@ -141,25 +177,32 @@ impl Ahead {
 
     fn start(&mut self) {
         while self.threads.len() < THREADS {
-            let (path, shared) = (self.path.clone(), Arc::clone(&self.shared));
-            let thread = std::thread::Builder::new()
-                .name("ahead".to_owned())
-                .spawn(move || run(&path, &shared));
-            match thread {
-                Ok(thread) => self.threads.push(thread),
-                Err(error) => {
-                    tracing::warn!(%error, "there is no thread to look ahead; lookups wait for the disk one by one");
-                    return;
-                }
-            }
+            let Some(thread) = self.thread(&self.shared) else {
+                return;
+            };
+            self.threads.push(thread);
         }
+    }
+
+    fn thread(&self, shared: &Arc<Shared>) -> Option<JoinHandle<()>> {
+        let (path, shared) = (self.path.clone(), Arc::clone(shared));
+        let thread = std::thread::Builder::new()
+            .name("ahead".to_owned())
+            .spawn(move || run(&path, &shared));
+        thread
+            .inspect_err(|error| {
+                tracing::warn!(%error, "there is no thread to look ahead; lookups wait for the disk one by one");
+            })
+            .ok()
     }
 
     /// Ends the threads, and with them their connections.
     pub(super) fn end(&mut self) {
-        self.shared.queue().over = true;
-        self.shared.changed.notify_all();
-        for thread in self.threads.drain(..) {
+        for shared in [&self.shared, &self.merges] {
+            shared.queue().over = true;
+            shared.changed.notify_all();
+        }
+        for thread in self.threads.drain(..).chain(self.merge_thread.take()) {
             // Its panic has been told where it happened.
             let _ = thread.join();
         }
@@ -232,6 +275,10 @@ fn first(connection: &Connection, look: &Look) -> rusqlite::Result<Option<(i64, 
             }
             Ok(None)
         }
+        Look::Leaves(table, hash) => {
+            let mut statement = connection.prepare_cached(table.next_leaves)?;
+            statement.query_row((hash, LEAVES), |_| Ok(None))
+        }
     }
 }
 
@@ -295,6 +342,47 @@ mod tests {
             ahead.is_on()
         });
         assert!(tries.any(|on| !on));
+    }
+
+    #[test]
+    fn leaves_that_a_merge_comes_to_are_read_by_a_thread_of_their_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(DATABASE);
+        drop(open_writer(&path, Uuid::from_u128(7)).unwrap());
+        let mut ahead = Ahead::new(&path);
+        ahead.expect_leaves(std::iter::empty());
+        assert!(ahead.merge_thread.is_none());
+        let looks = |count| (0..count).map(|n| Look::Leaves(&answer_keys::TABLE, n));
+        ahead.expect_leaves(looks(2));
+        while !ahead.merges.queue().looks.is_empty() {
+            std::thread::yield_now();
+        }
+        assert!(ahead.threads.is_empty() && ahead.shared.queue().looks.is_empty());
+        ahead.end();
+        // Nobody takes them now.
+        ahead.merge_thread = ahead.thread(&ahead.merges);
+        ahead.expect_leaves(looks(9));
+        let left: Vec<_> = ahead.merges.queue().looks.drain(..).collect();
+        assert!(
+            matches!(left[..], [Look::Leaves(_, 5), .., Look::Leaves(_, 8)]),
+            "{left:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_read_ahead_are_the_next_leaves_and_no_more() {
+        let connection = super::super::testing::in_memory();
+        let all = super::super::testing::Chance(41).hashes(3000);
+        let all: Vec<_> = all.into_iter().map(|hash| (hash, 1)).collect();
+        let table = &answer_keys::TABLE;
+        leaves::put(&connection, table, &all).unwrap();
+        let count = |hash| -> i64 {
+            let mut statement = connection.prepare(table.next_leaves).unwrap();
+            let count = statement.query_row((hash, LEAVES), |row| row.get(0));
+            count.unwrap()
+        };
+        assert_eq!((count(i64::MIN), count(all[2999].0)), (64, 1));
+        assert!((1..64).contains(&count(all[2900].0)));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use crate::application::ports::StoreError;
 use crate::application::request::{AnswerName, key_hash};
 
+use super::ahead::Look;
 use super::error::sort;
 use super::hashes::{self, Entry, Hashes, Sizes, Table, table};
 use super::invoice_ids::InvoiceIds;
@@ -186,6 +187,11 @@ impl AnswerKeys {
     /// Where that cannot be written.
     pub(super) fn bring(&mut self, connection: &Connection) -> Result<(), Trouble> {
         self.hashes.bring(connection, self.oldest).map(|_| ())
+    }
+
+    /// The leaves that are merged next, where it is time to read them.
+    pub(super) fn next_leaves(&mut self) -> Option<Look> {
+        self.hashes.next_leaves()
     }
 
     /// It is committed.

@@ -25,6 +25,7 @@ use sha2::{Digest, Sha256};
 
 use crate::application::request::first_eight;
 
+use super::ahead::{LEAVES, Look};
 use super::error::is_corrupt;
 use super::filters::{self, Known};
 use super::late;
@@ -93,6 +94,8 @@ pub(super) struct Table {
     pub(super) leaf: &'static str,
     /// All of those.
     pub(super) leaves: &'static str,
+    /// Reads so many from a hash on, and says how many those were.
+    pub(super) next_leaves: &'static str,
     /// Puts one there.
     pub(super) put_leaf: &'static str,
     /// Whether there is one.
@@ -143,6 +146,11 @@ macro_rules! table {
                 "SELECT last, entries FROM ",
                 $leaves,
                 " WHERE last >= ?1 ORDER BY last"
+            ),
+            next_leaves: concat!(
+                "SELECT count(length(entries)) FROM (SELECT entries FROM ",
+                $leaves,
+                " WHERE last >= ?1 ORDER BY last LIMIT ?2)"
             ),
             put_leaf: concat!(
                 "INSERT OR REPLACE INTO ",
@@ -445,6 +453,9 @@ pub(super) struct Hashes {
     known: Arc<Mutex<Known>>,
     /// Whether the table may have anything.
     has_any: bool,
+    /// Leaves that the merge has gone through since it was said which come next; and which do, until somebody asks.
+    gone_through: usize,
+    to_come: Option<i64>,
     /// Entries that are due to be merged; fewer than none, where a leaf had more. With the transaction under way, and
     /// without.
     owed: isize,
@@ -529,6 +540,8 @@ impl Hashes {
             untold: Untold::from(merged_to),
             known: Arc::default(),
             has_any,
+            gone_through: usize::MAX / 2,
+            to_come: None,
             owed: 0,
             owed_before: 0,
             unnoted: usize::MAX / 2,
@@ -561,6 +574,12 @@ impl Hashes {
     /// From now on it is shared with another index.
     pub(super) fn share(&mut self, known: Arc<Mutex<Known>>) {
         self.known = known;
+    }
+
+    /// The leaves that the merge comes to next, where it is time to read them.
+    pub(super) fn next_leaves(&mut self) -> Option<Look> {
+        let after = self.to_come.take()?;
+        Some(Look::Leaves(self.table, after))
     }
 
     /// Nothing may have happened for long.
@@ -793,6 +812,10 @@ impl Hashes {
             entries.retain(|it| it.1 >= oldest);
             self.untold.hashes.extend(entries.iter().map(|it| it.0));
             self.has_any |= !entries.is_empty();
+            self.gone_through += 1;
+            if self.gone_through >= usize::from(LEAVES) * 3 / 4 {
+                (self.gone_through, self.to_come) = (0, Some(leaf.last));
+            }
             leaf.put(connection, self.table, &entries, oldest)?;
         }
         self.all_there = merge.peek().is_none();

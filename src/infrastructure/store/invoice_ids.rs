@@ -24,9 +24,9 @@ use crate::domain::InvoiceId;
 use super::error::{sort, sort_row};
 use super::filters::Known;
 use super::hashes::{self, Hashes, Recent, Sizes, Table, table};
-use super::late;
 use super::leaves;
 use super::runs::Trouble;
+use super::{ahead, late};
 
 /// Where the greatest id is noted that an invoice may have of those that the table has: its hash in hexadecimal, a space,
 /// and the id.
@@ -257,6 +257,11 @@ impl InvoiceIds {
                 .and_then(|mut statement| statement.execute((GREATEST, noted(&self.greatest))))?;
         }
         Ok(())
+    }
+
+    /// The leaves that are merged next, where it is time to read them.
+    pub(super) fn next_leaves(&mut self) -> Option<ahead::Look> {
+        self.hashes.next_leaves()
     }
 
     /// It is committed.

@@ -290,7 +290,13 @@ impl SqliteStore {
     fn bring(&mut self) -> Result<(), Trouble> {
         self.late.bring(&self.connection)?;
         self.answer_keys.bring(&self.connection)?;
-        self.invoice_ids.bring(&self.connection)
+        self.invoice_ids.bring(&self.connection)?;
+        let next = [
+            self.answer_keys.next_leaves(),
+            self.invoice_ids.next_leaves(),
+        ];
+        self.ahead.expect_leaves(next.into_iter().flatten());
+        Ok(())
     }
 
     /// Payd's age in time lived, by which answers expire.
