@@ -424,6 +424,37 @@ mod tests {
         }
     }
 
+    /// Also after a start, which reads them.
+    #[test]
+    fn of_runs_little_is_read_for_what_is_new() {
+        let sizes = Sizes {
+            run: 100,
+            merged: 8,
+            told: 10,
+        };
+        let connection = in_memory();
+        let mut keys = AnswerKeys::open_with(&connection, sizes).unwrap();
+        for n in 0..790 {
+            keep(&connection, &mut keys, ("socket", &format!("key-{n}")), 0);
+            keys.bring(&connection).unwrap();
+            keys.committed();
+        }
+        for _ in 0..2 {
+            assert_eq!(keys.hashes.runs(), 7);
+            let mut chance = Chance(51);
+            let read = (0..1000).map(|_| keys.hashes.parts(chance.hash()));
+            let read: usize = read.sum();
+            // Of seven thousand.
+            assert!((1..100).contains(&read), "{read}");
+            let known = |n: usize| {
+                let key = format!("key-{n}");
+                keys.hashes.parts(name(&"socket".into(), &key).hash)
+            };
+            assert!((0..700).all(|n| known(n) >= 1));
+            keys = AnswerKeys::open_with(&connection, sizes).unwrap();
+        }
+    }
+
     #[test]
     fn a_hash_says_where_to_look_and_no_more() {
         let connection = in_memory();

@@ -587,6 +587,12 @@ impl Hashes {
         known(&self.known).rest();
     }
 
+    /// How many parts of runs are read for a hash.
+    #[cfg(test)]
+    pub(super) fn parts(&self, hash: i64) -> usize {
+        self.recent.places(hash).parts.len()
+    }
+
     /// How many runs there are that are not merged.
     #[cfg(test)]
     pub(super) fn runs(&self) -> usize {
