@@ -453,6 +453,16 @@ mod tests {
             assert!((0..700).all(|n| known(n) >= 1));
             keys = AnswerKeys::open_with(&connection, sizes).unwrap();
         }
+        // Nor once many have come and gone.
+        for n in 790..9000 {
+            keep(&connection, &mut keys, ("socket", &format!("key-{n}")), 0);
+            keys.bring(&connection).unwrap();
+            keys.committed();
+        }
+        let mut chance = Chance(52);
+        let read = (0..1000).map(|_| keys.hashes.parts(chance.hash()));
+        let read: usize = read.sum();
+        assert!((1..20 * keys.hashes.runs()).contains(&read), "{read}");
     }
 
     #[test]
