@@ -256,6 +256,13 @@ mod tests {
     use super::super::{late, leaves};
     use super::*;
 
+    /// With many that are small.
+    const MANY_RUNS: Sizes = Sizes {
+        run: 100,
+        merged: 8,
+        told: 10,
+    };
+
     fn keep(connection: &Connection, keys: &mut AnswerKeys, (actor, key): (&str, &str), age: i64) {
         let n = keys.add(name(&actor.into(), key).hash).unwrap();
         let sql = "INSERT INTO answers (n, actor, key, fingerprint, status, body, born_at_age) \
@@ -265,6 +272,13 @@ mod tests {
 
     fn name<'a>(actor: &'a Arc<str>, key: &'a str) -> AnswerName<'a> {
         AnswerName::new(actor, key)
+    }
+
+    /// A key of its own, in a commit of its own.
+    fn commit_one(connection: &Connection, keys: &mut AnswerKeys, n: usize) {
+        keep(connection, keys, ("socket", &format!("key-{n}")), 0);
+        keys.bring(connection).unwrap();
+        keys.committed();
     }
 
     fn find(connection: &Connection, keys: &AnswerKeys, (actor, key): (&str, &str)) -> Option<i64> {
@@ -371,9 +385,7 @@ mod tests {
         let mut keys = AnswerKeys::open_with(&connection, SMALL).unwrap();
         let (mut counts, mut greatest) = (Vec::new(), i64::MIN);
         for n in 0..65 {
-            keep(&connection, &mut keys, ("socket", &format!("key-{n}")), 0);
-            keys.bring(&connection).unwrap();
-            keys.committed();
+            commit_one(&connection, &mut keys, n);
             let count = in_table(&connection);
             // The next merge begins anew.
             let before = counts.last().copied().unwrap_or(0);
@@ -402,21 +414,14 @@ mod tests {
     #[test]
     fn merges_keep_up_over_many_stops() {
         for between in [3, 8, 70, 2000] {
-            let sizes = Sizes {
-                run: 100,
-                merged: 8,
-                told: 10,
-            };
             let connection = in_memory();
-            let mut keys = AnswerKeys::open_with(&connection, sizes).unwrap();
+            let mut keys = AnswerKeys::open_with(&connection, MANY_RUNS).unwrap();
             let mut most = 0;
             for n in 0..5000 {
                 if n % between == 0 {
-                    keys = AnswerKeys::open_with(&connection, sizes).unwrap();
+                    keys = AnswerKeys::open_with(&connection, MANY_RUNS).unwrap();
                 }
-                keep(&connection, &mut keys, ("socket", &format!("key-{n}")), 0);
-                keys.bring(&connection).unwrap();
-                keys.committed();
+                commit_one(&connection, &mut keys, n);
                 most = most.max(keys.hashes.runs());
             }
             assert!((9..=16).contains(&most), "{between}: {most}");
@@ -427,17 +432,10 @@ mod tests {
     /// Also after a start, which reads them.
     #[test]
     fn of_runs_little_is_read_for_what_is_new() {
-        let sizes = Sizes {
-            run: 100,
-            merged: 8,
-            told: 10,
-        };
         let connection = in_memory();
-        let mut keys = AnswerKeys::open_with(&connection, sizes).unwrap();
+        let mut keys = AnswerKeys::open_with(&connection, MANY_RUNS).unwrap();
         for n in 0..790 {
-            keep(&connection, &mut keys, ("socket", &format!("key-{n}")), 0);
-            keys.bring(&connection).unwrap();
-            keys.committed();
+            commit_one(&connection, &mut keys, n);
         }
         for _ in 0..2 {
             assert_eq!(keys.hashes.runs(), 7);
@@ -451,13 +449,11 @@ mod tests {
                 keys.hashes.parts(name(&"socket".into(), &key).hash)
             };
             assert!((0..700).all(|n| known(n) >= 1));
-            keys = AnswerKeys::open_with(&connection, sizes).unwrap();
+            keys = AnswerKeys::open_with(&connection, MANY_RUNS).unwrap();
         }
         // Nor once many have come and gone.
         for n in 790..9000 {
-            keep(&connection, &mut keys, ("socket", &format!("key-{n}")), 0);
-            keys.bring(&connection).unwrap();
-            keys.committed();
+            commit_one(&connection, &mut keys, n);
         }
         let mut chance = Chance(52);
         let read = (0..1000).map(|_| keys.hashes.parts(chance.hash()));

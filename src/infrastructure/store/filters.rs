@@ -81,14 +81,11 @@ fn place(hash: i64) -> (usize, [u64; CHECK]) {
     (line as usize + 1, bits)
 }
 
-/// What the last word of a line is. Each step is one to one: whatever word of it changes, this does.
+/// What the last word of a line is.
 fn check((seed, last): (u64, i64), number: usize, line: &Line) -> u64 {
-    let mut check = seed ^ last.cast_unsigned() ^ (number as u64) << 56;
-    for word in &line[..CHECK] {
-        check = (check ^ word).wrapping_mul(0x94d0_49bb_1331_11eb);
-        check ^= check >> 32;
-    }
-    check
+    let named = seed ^ last.cast_unsigned() ^ (number as u64) << 56;
+    let words = line[..CHECK].iter().copied();
+    words.fold(named, leaves::step)
 }
 
 /// A line of a block, without its check, if it is what was written.

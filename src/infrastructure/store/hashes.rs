@@ -657,14 +657,14 @@ impl Hashes {
             places.rows.is_empty()
         });
         drop(memory);
-        let absent = |hash| (hash, Vec::new());
         if !self.has_any {
-            self.in_table.extend(hashes.into_iter().map(absent));
+            let absent = hashes.into_iter().map(|hash| (hash, Vec::new()));
+            self.in_table.extend(absent);
             return Ok(Vec::new());
         }
         let known = &mut *known(&self.known);
         filters::sift(connection, self.table, known, hashes, |hash| {
-            self.in_table.extend([absent(hash)]);
+            self.in_table.insert(hash, Vec::new());
         })
     }
 
@@ -675,7 +675,9 @@ impl Hashes {
     pub(super) fn look(&mut self, connection: &Connection, hashes: &[i64]) -> rusqlite::Result<()> {
         for hash in hashes {
             match leaves::rows(connection, self.table, *hash) {
-                Ok(rows) => self.in_table.extend([(*hash, rows)]),
+                Ok(rows) => {
+                    self.in_table.insert(*hash, rows);
+                }
                 Err(Trouble::Sqlite(error)) if !is_corrupt(&error) => return Err(error),
                 Err(_) => {}
             }

@@ -42,8 +42,8 @@ pub(super) struct Leaf {
     entries: Vec<Entry>,
 }
 
-/// What a check is made of. Each step is one to one: whatever word of a leaf changes, its check does.
-const fn step(check: u64, word: u64) -> u64 {
+/// What a check is made of, here and in filters. Each step is one to one: whatever word changes, the check does.
+pub(super) const fn step(check: u64, word: u64) -> u64 {
     let check = (check ^ word).wrapping_mul(0x94d0_49bb_1331_11eb);
     check ^ (check >> 32)
 }
