@@ -14,6 +14,7 @@ use super::invoice_events;
 use super::invoice_ids;
 use super::late;
 use super::open::{OpenError, open_reader};
+use super::packed;
 use super::rows::{self, invoice_columns, payment_columns, type_of};
 use super::schema;
 use super::writer::meta;
@@ -77,7 +78,7 @@ impl VerifySource for SqliteCheck {
     fn log(&self, each: &mut dyn FnMut(LogRow) -> ControlFlow<()>) -> Result<(), StoreError> {
         let mut statement = self
             .connection
-            .prepare("SELECT sequence, type, json, digest FROM events ORDER BY sequence")
+            .prepare("SELECT sequence, type, json, digest, packed FROM events ORDER BY sequence")
             .map_err(sort)?;
         let mut found = statement.query([]).map_err(sort)?;
         while let Some(row) = found.next().map_err(sort)? {
@@ -87,12 +88,8 @@ impl VerifySource for SqliteCheck {
                 sequence: u64::try_from(sequence).unwrap_or(0),
                 kind: type_of(code)
                     .map_or_else(|| code.to_string(), |kind| kind.as_str().to_owned()),
-                bytes: row
-                    .get_ref(2)
-                    .map_err(sort)?
-                    .as_bytes()
-                    .map(<[u8]>::to_vec)
-                    .unwrap_or_default(),
+                // What cannot be read is not what the digest is over.
+                bytes: packed::event(row, 2, 4).unwrap_or_default(),
                 digest: row.get(3).map_err(sort)?,
             });
             if flow.is_break() {

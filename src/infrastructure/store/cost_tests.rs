@@ -458,8 +458,8 @@ fn requests_of_all_kinds_for_the_same_invoices_are_one_commit() {
 }
 
 /// Frames of the write-ahead log that fifty payments with all they need may take.
-const IN_ORDER: i64 = 78;
-const AT_RANDOM: i64 = 86;
+const IN_ORDER: i64 = 56;
+const AT_RANDOM: i64 = 64;
 
 /// The same in order, where no late index is brought up to date, and where one is.
 const QUIET: i64 = 74;

@@ -7,8 +7,9 @@
 //! It only says where to look. What an invoice's events come to is held against its row before money moves for it, and
 //! `payd verify` counts those that it finds this way: an event that is left out shows in both.
 
-use rusqlite::types::{FromSql, FromSqlResult, ValueRef};
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::packed;
 
 /// What was read of an invoice's events.
 pub(super) struct Found<T> {
@@ -18,12 +19,13 @@ pub(super) struct Found<T> {
     pub(super) whole: bool,
 }
 
-/// Reads a column of each event of an invoice beyond `after`; the invoice by its key. Takes a step for each of them.
-/// The statements are for an event of the chain, with the one before it, and for those of before there was one.
-fn walk<T: FromSql>(
+/// Reads each event of an invoice beyond `after`; the invoice by its key. Takes a step for each of them. The statements are
+/// for an event of the chain and for those of before there was one; both begin with the event before it.
+fn walk<T>(
     connection: &Connection,
     (invoice, after): (i64, i64),
     [chained, of_before]: [&str; 2],
+    read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
 ) -> rusqlite::Result<Found<T>> {
     let mut newest_first = Vec::new();
     let mut whole = true;
@@ -35,7 +37,7 @@ fn walk<T: FromSql>(
     let mut chained = connection.prepare_cached(chained)?;
     while let Some(sequence) = next.filter(|it| *it > after) {
         let found: Option<(T, Option<i64>)> = chained
-            .query_row([sequence, invoice], |row| Ok((row.get(0)?, row.get(1)?)))
+            .query_row([sequence, invoice], |row| Ok((read(row)?, row.get(0)?)))
             .optional()?;
         // What leads nowhere, or among those of before, which the index has, or not back: that is damaged.
         let Some((event, Some(previous))) =
@@ -49,7 +51,7 @@ fn walk<T: FromSql>(
     }
     let mut events: Vec<T> = connection
         .prepare_cached(of_before)?
-        .query_map([invoice, after], |row| row.get(0))?
+        .query_map([invoice, after], &read)?
         .collect::<Result<_, _>>()?;
     events.extend(newest_first.into_iter().rev());
     Ok(Found { events, whole })
@@ -65,10 +67,10 @@ pub(super) fn sequences(
     after: i64,
 ) -> rusqlite::Result<Found<i64>> {
     let sql = [
-        "SELECT sequence, previous FROM events WHERE sequence = ?1 AND invoice = ?2",
-        "SELECT sequence FROM events WHERE invoice = ?1 AND previous IS NULL AND sequence > ?2 ORDER BY sequence",
+        "SELECT previous, sequence FROM events WHERE sequence = ?1 AND invoice = ?2",
+        "SELECT previous, sequence FROM events WHERE invoice = ?1 AND previous IS NULL AND sequence > ?2 ORDER BY sequence",
     ];
-    walk(connection, (invoice, after), sql)
+    walk(connection, (invoice, after), sql, |row| row.get(1))
 }
 
 /// The JSON of an invoice's events, for who holds them against its row: that some are missing shows there.
@@ -77,18 +79,11 @@ pub(super) fn sequences(
 /// Where they cannot be read.
 pub(super) fn all(connection: &Connection, invoice: i64) -> rusqlite::Result<Vec<Vec<u8>>> {
     let sql = [
-        "SELECT json, previous FROM events WHERE sequence = ?1 AND invoice = ?2",
-        "SELECT json FROM events WHERE invoice = ?1 AND previous IS NULL AND sequence > ?2 ORDER BY sequence",
+        "SELECT previous, json, packed FROM events WHERE sequence = ?1 AND invoice = ?2",
+        "SELECT previous, json, packed FROM events WHERE invoice = ?1 AND previous IS NULL AND sequence > ?2 ORDER BY sequence",
     ];
-    let found = walk::<Bytes>(connection, (invoice, 0), sql)?;
-    Ok(found.events.into_iter().map(|it| it.0).collect())
-}
-
-/// A value as it is, text that is none included.
-struct Bytes(Vec<u8>);
-
-impl FromSql for Bytes {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        Ok(Self(value.as_bytes()?.to_vec()))
-    }
+    let found = walk(connection, (invoice, 0), sql, |row| {
+        packed::event(row, 1, 2)
+    })?;
+    Ok(found.events)
 }

@@ -18,6 +18,7 @@ mod invoice_ids;
 mod late;
 mod leaves;
 mod mark;
+mod packed;
 mod room;
 mod runs;
 mod together;

@@ -18,6 +18,7 @@ use super::invoice_events;
 use super::invoice_ids::Look;
 use super::late;
 use super::open::{OpenError, open_reader};
+use super::packed;
 use super::rows::{
     self, INVOICE_WIDTH, from_payment_by_id, invoice_columns, payment_columns, state_code,
     status_code, type_code,
@@ -426,7 +427,7 @@ fn events_of_type(
     let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
     let (mut run, cut) = rows_of(
         connection,
-        "SELECT e.sequence, e.json FROM event_types t CROSS JOIN events e ON e.sequence = t.sequence \
+        "SELECT e.sequence, e.json, e.packed FROM event_types t CROSS JOIN events e ON e.sequence = t.sequence \
          WHERE t.type = ?3 AND t.sequence > ?1 ORDER BY t.sequence LIMIT ?2",
         &[after, limit, kind],
         query.bytes,
@@ -439,7 +440,7 @@ fn events_of_type(
     let bytes = query.bytes.map(|bytes| bytes.saturating_sub(taken));
     let (newest, cut) = rows_of(
         connection,
-        "SELECT sequence, json FROM events WHERE sequence > ?1 AND type = ?3 ORDER BY sequence LIMIT ?2",
+        "SELECT sequence, json, packed FROM events WHERE sequence > ?1 AND type = ?3 ORDER BY sequence LIMIT ?2",
         &[after.max(indexed_to), left, kind],
         bytes,
     )?;
@@ -465,7 +466,7 @@ fn read_events(
     if types.is_empty() {
         return rows_of(
             connection,
-            "SELECT sequence, json FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
+            "SELECT sequence, json, packed FROM events WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
             &[after, limit],
             query.bytes,
         );
@@ -500,7 +501,7 @@ fn events_of_invoice(
 ) -> Result<(Events, bool), StoreError> {
     let after = i64::try_from(query.after).unwrap_or(i64::MAX);
     let mut statement = connection
-        .prepare_cached("SELECT sequence, json, type FROM events WHERE sequence = ?1")
+        .prepare_cached("SELECT sequence, json, packed, type FROM events WHERE sequence = ?1")
         .map_err(sort)?;
     let mut run = Run::new(query.bytes);
     let sequences = invoice_events::sequences(connection, invoice, after).map_err(sort)?;
@@ -514,7 +515,7 @@ fn events_of_invoice(
         }
         let mut found = statement.query([sequence]).map_err(sort)?;
         let row = found.next().map_err(sort)?.ok_or_else(damaged)?;
-        let kind: i64 = row.get(2).map_err(sort)?;
+        let kind: i64 = row.get(3).map_err(sort)?;
         if (types.is_empty() || types.contains(&kind)) && run.add(row)? {
             return Ok((run.events, true));
         }
@@ -538,11 +539,10 @@ impl Run {
         }
     }
 
-    /// Adds the event of a row that begins with its sequence and its JSON. Says whether that is as much as there may be.
+    /// Adds the event of a row that begins with its sequence, its JSON and that packed. Says whether that is as much as there may be.
     fn add(&mut self, row: &Row<'_>) -> Result<bool, StoreError> {
         let sequence: i64 = row.get(0).map_err(sort)?;
-        let event = row.get_ref(1).map_err(sort)?.as_bytes();
-        let event = event.map_err(|error| sort(error.into()))?.to_vec();
+        let event = packed::event(row, 1, 2).map_err(sort)?;
         self.bytes += event.len();
         self.events
             .push((u64::try_from(sequence).unwrap_or(0), event));

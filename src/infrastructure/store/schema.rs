@@ -25,6 +25,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0009_invoice_ids.sql"),
     include_str!("migrations/0010_filters.sql"),
     include_str!("migrations/0011_leaves.sql"),
+    include_str!("migrations/0012_packed_events.sql"),
 ];
 
 /// The migration whose tables are filled by [`leaves::fill`].
@@ -165,7 +166,7 @@ pub(super) fn whole(connection: &Connection) -> Result<(), OpenError> {
             payment_columns!(),
             ", p.n, p.invoice FROM payments p"
         ),
-        "SELECT sequence, invoice, type, json, digest, previous FROM events",
+        "SELECT sequence, invoice, type, json, digest, previous, packed FROM events",
         "SELECT n, actor, key, fingerprint, status, location, body, born_at_age, first_event, last_event FROM answers",
         "SELECT n, id, name, digest, scopes, created_at, created_by, expires_at, revoked_at, revoked_by FROM tokens",
         "SELECT name, value FROM meta",

@@ -27,6 +27,7 @@ use super::invoice_ids::{InvoiceIds, Places, gone, id_hash, unlike};
 use super::late::Late;
 use super::mark::{Mark, Position};
 use super::open::OpenError;
+use super::packed;
 use super::reader::SqliteReader;
 use super::room;
 use super::rows::{
@@ -403,10 +404,6 @@ fn as_stored(sequence: u64) -> Result<i64, StoreError> {
 }
 
 /// An event's JSON, as it is, in the first column.
-fn event_bytes(row: &Row<'_>) -> rusqlite::Result<Vec<u8>> {
-    Ok(row.get_ref(0)?.as_bytes()?.to_vec())
-}
-
 /// Whether a command on it may lead to a send: then it is worth looking twice. While a payment is with the
 /// gateway, or once it is decided, nothing is sent before it has been loaded again.
 fn may_move_money(aggregate: &Aggregate) -> bool {
@@ -430,13 +427,14 @@ impl Store for SqliteStore {
         let newest = self
             .connection
             .query_row(
-                "SELECT sequence, digest, json FROM events ORDER BY sequence DESC LIMIT 1",
+                "SELECT sequence, digest, json, packed FROM events ORDER BY sequence DESC LIMIT 1",
                 [],
                 |row| {
                     Ok((
                         row.get::<_, i64>(0)?,
                         row.get::<_, [u8; 32]>(1)?,
-                        row.get::<_, String>(2)?,
+                        // What cannot be read is not what the digest is over.
+                        packed::event(row, 2, 3).unwrap_or_default(),
                     ))
                 },
             )
@@ -454,13 +452,13 @@ impl Store for SqliteStore {
                     .optional()
                     .map_err(sort)?;
                 // payd's time goes on from this event's: it must be the one that was written.
-                if chain(&before.unwrap_or(first_digest(store)), json.as_bytes()) != digest {
+                if chain(&before.unwrap_or(first_digest(store)), &json) != digest {
                     return Err(StoreError::Fatal(format!(
                         "event {sequence}, the newest, is not what was written: payd.db is damaged; keep a copy, see what \
                          `payd verify` finds in it, and restore the newest backup"
                     )));
                 }
-                let event = decode(json.as_bytes())
+                let event = decode(&json)
                     .map_err(|error| StoreError::Fatal(format!("event {sequence}: {error}")))?;
                 (u64::try_from(sequence).unwrap_or(0), digest, Some(event.at))
             }
@@ -733,6 +731,7 @@ impl Store for SqliteStore {
             sequence,
             invoice: invoice_row,
             kind: type_code(record.kind),
+            packed: packed::pack(&record.json),
             json: record.json,
             digest: record.digest,
             previous: as_stored(previous.unwrap_or(0))?,
@@ -751,11 +750,11 @@ impl Store for SqliteStore {
         let sequence = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
         self.connection
             .prepare_cached(
-                "SELECT json FROM events WHERE sequence BETWEEN ?1 AND ?2 ORDER BY sequence",
+                "SELECT json, packed FROM events WHERE sequence BETWEEN ?1 AND ?2 ORDER BY sequence",
             )
             .and_then(|mut statement| {
                 statement
-                    .query_map([sequence(first), sequence(last)], event_bytes)?
+                    .query_map([sequence(first), sequence(last)], |row| packed::event(row, 0, 1))?
                     .collect()
             })
             .map_err(sort_row)

@@ -217,7 +217,7 @@ fn what_is_whole_and_yet_not_payds_is_refused() {
             "invoice inv-2",
         ),
         (
-            "DROP TRIGGER events_never_change; UPDATE events SET json = replace(json, '1000', '1001') WHERE sequence = 2",
+            "DROP TRIGGER events_never_change; UPDATE events SET packed = CAST(replace(packed, '1000', '1001') AS BLOB) WHERE sequence = 2",
             "event 2",
         ),
     ];

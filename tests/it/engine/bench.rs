@@ -334,6 +334,13 @@ impl Bench {
         assert!(report.found == 0, "{report:#?}");
     }
 
+    /// How many of the stored events are packed, and how many are not.
+    pub(crate) fn packed(&self) -> (i64, i64) {
+        let sql = "SELECT count(packed), count(*) - count(packed) FROM events";
+        let count = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        self.database().query_row(sql, [], count).unwrap()
+    }
+
     pub(crate) fn database(&self) -> rusqlite::Connection {
         rusqlite::Connection::open(&self.path).unwrap()
     }

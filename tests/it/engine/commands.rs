@@ -774,7 +774,7 @@ fn a_change_of_a_stored_event_or_of_a_table_shows() {
     use payd::application::verify;
     use payd::infrastructure::store::SqliteCheck;
     let changes = [
-        "DROP TRIGGER events_never_change; UPDATE events SET json = replace(json, '1000', '1001') WHERE sequence = 2",
+        "DROP TRIGGER events_never_change; UPDATE events SET packed = CAST(replace(packed, '1000', '1001') AS BLOB) WHERE sequence = 2",
         "DROP TRIGGER events_never_go; DELETE FROM events WHERE sequence = 2",
         "UPDATE invoices SET needs_attention = 1",
         "UPDATE payments SET gateway_reference = 'other'",
@@ -797,6 +797,77 @@ fn a_change_of_a_stored_event_or_of_a_table_shows() {
             verify(&SqliteCheck::open(&bench.directory.path().join("payd.db")).unwrap()).unwrap();
         assert!(report.found > 0, "{change}");
     }
+}
+
+/// What all of payd is sure to write is stored in its short form. What was written before there was one is read beside it.
+#[test]
+fn events_of_before_they_were_packed_are_read_as_those_that_are() {
+    let mut bench = Bench::new();
+    let create = |n: u64| {
+        let made = Action::Create(vec![invoice(&format!("inv-{n}"), n).into()]);
+        vec![(made, key(&format!("k-{n}"), 1))]
+    };
+    for n in 1..=3 {
+        assert!(bench.batch(create(n)).remove(0).is_ok());
+    }
+    bench.pay("inv-1").unwrap();
+    bench.pay("inv-2").unwrap();
+    let sent = bench.claim_due();
+    bench.settle(&sent[0], approved()).unwrap();
+    bench.settle(&sent[1], declined(true)).unwrap();
+    let query = EventQuery {
+        limit: usize::MAX,
+        ..EventQuery::default()
+    };
+    let written = bench.reader().events(&query).unwrap().events;
+    let all = i64::try_from(written.len()).unwrap();
+    assert_eq!(bench.packed(), (all, 0));
+
+    let database = bench.database();
+    let never = "CREATE TRIGGER events_never_change BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events never change'); END";
+    database
+        .execute_batch("DROP TRIGGER events_never_change")
+        .unwrap();
+    for (sequence, json) in &written {
+        let json = std::str::from_utf8(json).unwrap();
+        let changed = database
+            .execute(
+                "UPDATE events SET json = ?2, packed = NULL WHERE sequence = ?1",
+                (i64::try_from(*sequence).unwrap(), json),
+            )
+            .unwrap();
+        assert_eq!(changed, 1);
+    }
+    database.execute_batch(never).unwrap();
+    drop(database);
+
+    // Before anything is written, and with newer events among them.
+    for more in [false, true] {
+        if more {
+            bench.pay("inv-3").unwrap();
+            let sent = bench.claim_due().remove(0);
+            bench.settle(&sent, approved()).unwrap();
+        }
+        bench.restart();
+        bench.verify();
+        let read = bench.reader().events(&query).unwrap().events;
+        assert_eq!(read[..written.len()], written);
+        assert_eq!(read.len() > written.len(), more);
+        for (n, of) in [(1, "inv-1"), (2, "inv-2"), (3, "inv-3")] {
+            let again = bench.batch(create(n)).remove(0);
+            assert!(matches!(again, Ok(Outcome::Replayed(_))), "{again:?}");
+            let its = EventQuery {
+                invoice: Some(InvoiceId::parse(of).unwrap()),
+                ..query.clone()
+            };
+            let its = bench.reader().events(&its).unwrap().events;
+            let about = format!("\"subject\":\"{of}\"");
+            let among = |it: &&(u64, Vec<u8>)| std::str::from_utf8(&it.1).unwrap().contains(&about);
+            assert!(its.iter().eq(read.iter().filter(among)), "{of}");
+        }
+    }
+    let (packed, as_text) = bench.packed();
+    assert!(packed > 0 && as_text == all, "{packed}, {as_text}");
 }
 
 /// A store of before events were chained, in whose invoices there are newer ones since.

@@ -42,7 +42,7 @@ fn no_money_moves_for_an_invoice_that_is_not_what_its_events_say() {
         ("failed", "UPDATE invoices SET attempts_before_round = 1 WHERE id = 'failed'"),
         (
             "new",
-            "DROP TRIGGER events_never_change; UPDATE events SET json = replace(json, '1000', '1001')
+            "DROP TRIGGER events_never_change; UPDATE events SET packed = CAST(replace(packed, '1000', '1001') AS BLOB)
              WHERE invoice = (SELECT n FROM invoices WHERE id = 'new')",
         ),
     ];
