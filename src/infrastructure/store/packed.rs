@@ -233,7 +233,7 @@ pub(super) fn event(row: &Row<'_>, json: usize, packed: usize) -> rusqlite::Resu
         .as_bytes_or_null()?
         .and_then(unpack)
         .ok_or_else(|| {
-            let why = "an event is damaged";
+            let why = "it is not what payd wrote";
             rusqlite::Error::FromSqlConversionFailure(packed, Type::Blob, why.into())
         })
 }

@@ -542,7 +542,16 @@ impl Run {
     /// Adds the event of a row that begins with its sequence, its JSON and that packed. Says whether that is as much as there may be.
     fn add(&mut self, row: &Row<'_>) -> Result<bool, StoreError> {
         let sequence: i64 = row.get(0).map_err(sort)?;
-        let event = packed::event(row, 1, 2).map_err(sort)?;
+        let event = match packed::event(row, 1, 2).map_err(sort) {
+            // What is before it comes first. Who goes on from there is told.
+            Err(StoreError::BadRow(_)) if !self.events.is_empty() => return Ok(true),
+            Err(StoreError::BadRow(why)) => {
+                return Err(StoreError::BadRow(format!(
+                    "event {sequence}: {why}; see what `payd verify` finds. What comes after it is read from {sequence} on"
+                )));
+            }
+            event => event?,
+        };
         self.bytes += event.len();
         self.events
             .push((u64::try_from(sequence).unwrap_or(0), event));

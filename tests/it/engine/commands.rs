@@ -799,6 +799,41 @@ fn a_change_of_a_stored_event_or_of_a_table_shows() {
     }
 }
 
+#[test]
+fn what_is_before_and_after_a_damaged_event_is_read() {
+    let mut bench = Bench::new();
+    for id in ["a", "b", "c"] {
+        bench.create(id).unwrap();
+    }
+    bench
+        .database()
+        .execute_batch(
+            "DROP TRIGGER events_never_change; UPDATE events SET packed = substr(packed, 2) WHERE sequence = 2",
+        )
+        .unwrap();
+    let reader = bench.reader();
+    for types in [vec![], vec![EventType::InvoiceCreated]] {
+        let read = |after| {
+            let query = EventQuery {
+                after,
+                types: types.clone(),
+                limit: 10,
+                ..EventQuery::default()
+            };
+            let slice = reader.events(&query).map_err(|error| error.to_string())?;
+            let sequences: Vec<u64> = slice.events.iter().map(|it| it.0).collect();
+            Ok::<_, String>((sequences, slice.read_to))
+        };
+        assert_eq!(read(0).unwrap(), (vec![1], 1));
+        let error = read(1).unwrap_err();
+        assert!(
+            error.contains("event 2: ") && error.contains("payd verify"),
+            "{error}"
+        );
+        assert_eq!(read(2).unwrap(), (vec![3], 3));
+    }
+}
+
 /// What all of payd is sure to write is stored in its short form. What was written before there was one is read beside it.
 #[test]
 fn events_of_before_they_were_packed_are_read_as_those_that_are() {
