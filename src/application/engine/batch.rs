@@ -192,11 +192,13 @@ impl<'e, S: Store> Batch<'e, S> {
         };
         // They may be as new as this batch.
         self.flush()?;
-        let events = self.engine.store.events(first, last)?;
-        let answer = self.replied(&events).and_then(|reply| {
-            encode(&Ok(reply))
-                .ok_or_else(|| StoreError::BadRow("it is not one that is kept".to_owned()))
-        });
+        let events = self.engine.store.events(first, last);
+        let answer = events
+            .and_then(|events| self.replied(&events))
+            .and_then(|reply| {
+                encode(&Ok(reply))
+                    .ok_or_else(|| StoreError::BadRow("it is not one that is kept".to_owned()))
+            });
         match answer {
             Ok(answer) => Ok(Ok(Outcome::Replayed(answer))),
             Err(StoreError::BadRow(why)) => {

@@ -124,7 +124,7 @@ const TIME: u8 = 0xe0;
 const OBJECT: u8 = 0xe1;
 const LONG: u8 = 0xe2;
 
-/// Texts that an event may refer back to: the first so many that are long enough.
+/// Of the form on disk, as are the two that follow: texts that an event may refer back to, the first so many that are long enough.
 const AGAIN_MAX: usize = 16;
 /// Bytes of such a text, in JSON.
 const AGAIN_LEN: usize = 8;
@@ -642,6 +642,8 @@ mod tests {
                 assert_eq!(lookup.find(it), Some(place), "one of them is there twice");
             }
         }
+        assert_eq!((AGAIN_MAX, AGAIN_LEN, DEPTH_MAX), (16, 8, 3));
+        assert_eq!(BYTES_MAX, 16 << 20);
         let packed = hex(&pack(FAILED).unwrap());
         assert_eq!(
             packed,

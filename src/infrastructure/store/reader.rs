@@ -543,12 +543,11 @@ impl Run {
     fn add(&mut self, row: &Row<'_>) -> Result<bool, StoreError> {
         let sequence: i64 = row.get(0).map_err(sort)?;
         let event = match packed::event(row, 1, 2).map_err(sort) {
-            // What is before it comes first. Who goes on from there is told.
-            Err(StoreError::BadRow(_)) if !self.events.is_empty() => return Ok(true),
+            // One that is damaged must neither be passed over nor keep others from who reads them: it is in its place, and
+            // no CloudEvent.
             Err(StoreError::BadRow(why)) => {
-                return Err(StoreError::BadRow(format!(
-                    "event {sequence}: {why}; see what `payd verify` finds. What comes after it is read from {sequence} on"
-                )));
+                tracing::warn!(sequence, %why, "an event is damaged; `payd verify` says more");
+                format!(r#"{{"id":"{sequence}","damaged":true}}"#).into_bytes()
             }
             event => event?,
         };

@@ -363,9 +363,12 @@ impl SqliteStore {
     /// Sees that an invoice is what its events say, before money moves for it: SQLite does not notice a bit
     /// that flips within a value, and an amount is read in two places here.
     fn held_against_the_log(&self, n: i64, aggregate: &Aggregate) -> Result<(), StoreError> {
-        let events = invoice_events::all(&self.connection, n).map_err(sort_row)?;
-        is_what_its_events_say(aggregate, &events)
-            .map_err(|why| StoreError::BadRow(format!("invoice {}: {why}", aggregate.invoice.id())))
+        let bad = |why| StoreError::BadRow(format!("invoice {}: {why}", aggregate.invoice.id()));
+        let events = match invoice_events::all(&self.connection, n).map_err(sort_row) {
+            Err(StoreError::BadRow(why)) => return Err(bad(why)),
+            events => events?,
+        };
+        is_what_its_events_say(aggregate, &events).map_err(bad)
     }
 }
 
@@ -403,7 +406,6 @@ fn as_stored(sequence: u64) -> Result<i64, StoreError> {
     i64::try_from(sequence).map_err(|error| StoreError::Fatal(error.to_string()))
 }
 
-/// An event's JSON, as it is, in the first column.
 /// Whether a command on it may lead to a send: then it is worth looking twice. While a payment is with the
 /// gateway, or once it is decided, nothing is sent before it has been loaded again.
 fn may_move_money(aggregate: &Aggregate) -> bool {
