@@ -213,8 +213,7 @@ pub(super) fn unpack(packed: &[u8]) -> Option<Vec<u8>> {
     let mut unpacking = Unpacking {
         packed,
         into: Vec::with_capacity(USUAL_BYTES),
-        again: [(0, 0); AGAIN_MAX],
-        known: 0,
+        again: Texts::default(),
     };
     unpacking.object(1)?;
     unpacking.packed.is_empty().then_some(unpacking.into)
@@ -238,11 +237,30 @@ pub(super) fn event(row: &Row<'_>, json: usize, packed: usize) -> rusqlite::Resu
         })
 }
 
-/// Places of texts in the JSON.
+/// Places in the JSON of the texts that may be referred to: what packs and what unpacks must count the same ones.
 #[derive(Default)]
 struct Texts {
     places: [(usize, usize); AGAIN_MAX],
-    known: usize,
+    count: usize,
+}
+
+impl Texts {
+    /// Whether a value is one that may be referred to.
+    fn takes(value: &[u8]) -> bool {
+        value.len() >= AGAIN_LEN && value[0] == b'"'
+    }
+
+    fn known(&self) -> &[(usize, usize)] {
+        &self.places[..self.count]
+    }
+
+    /// Takes the value there, if it is such a one and there is room.
+    fn note(&mut self, json: &[u8], from: usize, to: usize) {
+        if Self::takes(&json[from..to]) && self.count < AGAIN_MAX {
+            self.places[self.count] = (from, to);
+            self.count += 1;
+        }
+    }
 }
 
 /// JSON that is read and packed.
@@ -292,17 +310,13 @@ impl Packing<'_> {
             self.into.push(WORD + word - 1);
             return Some(());
         }
-        if value.len() >= AGAIN_LEN && value[0] == b'"' {
-            let places = &self.again.places[..self.again.known];
+        if Texts::takes(value) {
             let same = |(from, to): &(usize, usize)| &self.json[*from..*to] == value;
-            if let Some(place) = places.iter().position(same) {
+            if let Some(place) = self.again.known().iter().position(same) {
                 self.into.push(AGAIN + u8::try_from(place).ok()?);
                 return Some(());
             }
-            if self.again.known < AGAIN_MAX {
-                self.again.places[self.again.known] = (start, self.at);
-                self.again.known += 1;
-            }
+            self.again.note(self.json, start, self.at);
             let text = &value[1..value.len() - 1];
             if let Some((prefix, uuid)) = uuid_of(text) {
                 self.into.push(UUID + prefix);
@@ -429,8 +443,7 @@ fn digits_of(text: &[u8]) -> Option<[u8; 9]> {
 struct Unpacking<'a> {
     packed: &'a [u8],
     into: Vec<u8>,
-    again: [(usize, usize); AGAIN_MAX],
-    known: usize,
+    again: Texts,
 }
 
 impl<'a> Unpacking<'a> {
@@ -489,8 +502,7 @@ impl<'a> Unpacking<'a> {
                 return Some(());
             }
             AGAIN..UUID => {
-                let known = &self.again[..self.known];
-                let (from, to) = *known.get(usize::from(tag - AGAIN))?;
+                let (from, to) = *self.again.known().get(usize::from(tag - AGAIN))?;
                 self.into.extend_from_within(from..to);
                 return Some(());
             }
@@ -529,11 +541,7 @@ impl<'a> Unpacking<'a> {
             }
             _ => return None,
         }
-        let end = self.into.len();
-        if end - start >= AGAIN_LEN && self.into[start] == b'"' && self.known < AGAIN_MAX {
-            self.again[self.known] = (start, end);
-            self.known += 1;
-        }
+        self.again.note(&self.into, start, self.into.len());
         Some(())
     }
 }
