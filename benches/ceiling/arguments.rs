@@ -1,6 +1,9 @@
 //! What can be asked on the command line, behind `cargo bench --`.
 
+use std::convert::Infallible;
+use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -26,7 +29,7 @@ pub(crate) enum Part {
     Limits(Limits),
     /// The same load on a store with many invoices and on an empty one
     Growth(Growth),
-    /// Be the sketch that payd is compared with
+    /// Be a sketch that payd is compared with
     #[command(hide = true)]
     Sketch(Sketch),
     /// Be the gateway that both call
@@ -58,15 +61,21 @@ pub(crate) struct Compare {
     /// Where payments go: a service beside it, or nowhere (payd's simulator, in process)
     #[arg(long, value_enum, default_value_t = Via::Http)]
     pub(crate) gateway: Via,
+    /// Ids in no order, as clients that draw their own send them
+    #[arg(long)]
+    pub(crate) random_ids: bool,
     /// Send no Idempotency-Key
     #[arg(long)]
     pub(crate) no_keys: bool,
+    /// How requests come: over TCP payd has 64 connections of a peer at a time, and wants a token
+    #[arg(long, value_enum, default_value_t = Over::Socket)]
+    pub(crate) over: Over,
     /// The payd to measure, instead of the one built beside this
     #[arg(long, value_name = "FILE")]
     pub(crate) payd: Option<PathBuf>,
-    /// Another payd in the place of the sketch, to compare two builds
-    #[arg(long, value_name = "FILE")]
-    pub(crate) against: Option<PathBuf>,
+    /// What to compare it with: `least` and `ordinary` are sketches, anything else is another build of payd
+    #[arg(long, value_name = "SKETCH|FILE", value_delimiter = ',', default_values = ["least"])]
+    pub(crate) against: Vec<Other>,
     /// Write all figures of all rounds there, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
@@ -186,12 +195,64 @@ pub(crate) enum Via {
     Simulator,
 }
 
-/// The sketch's own arguments.
+/// How requests reach a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Over {
+    Socket,
+    Tcp,
+}
+
+/// What payd is compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Other {
+    Sketch(Which),
+    Payd(PathBuf),
+}
+
+impl FromStr for Other {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Which::from_str(text, false).map_or_else(|_| Self::Payd(text.into()), Self::Sketch))
+    }
+}
+
+impl Display for Other {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sketch(which) => f.write_str(which.as_str()),
+            Self::Payd(file) => write!(f, "{}", file.display()),
+        }
+    }
+}
+
+/// The two sketches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Which {
+    /// The least that could be
+    Least,
+    /// What one would write in a day, with the usual libraries
+    Ordinary,
+}
+
+impl Which {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Least => "least",
+            Self::Ordinary => "ordinary",
+        }
+    }
+}
+
+/// A sketch's own arguments.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Sketch {
-    /// The socket to listen on
+    /// Which of them
+    #[arg(long, value_enum)]
+    pub(crate) which: Which,
+    /// The socket to listen on; none: any port, which is the first line on stdout
     #[arg(long)]
-    pub(crate) socket: PathBuf,
+    pub(crate) socket: Option<PathBuf>,
     /// The database
     #[arg(long)]
     pub(crate) database: PathBuf,

@@ -1,10 +1,10 @@
-//! payd and the sketch in turn under the same load, and their ratios.
+//! payd and a sketch, or another payd, in turn under the same load, and their ratios.
 
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::arguments::{Compare, Kind, Via};
+use crate::arguments::{Compare, Kind, Other, Via};
 use crate::figures::{Figures, load_average, medians, ratio};
 use crate::load::{self, Load};
 use crate::server::{self, GatewayStub, Server};
@@ -17,45 +17,47 @@ pub(crate) fn run(arguments: &Compare) {
     let stub = (arguments.gateway == Via::Http).then(GatewayStub::start);
     let port = stub.as_ref().map(|stub| stub.port);
     println!(
-        "{} rounds of {} s, payd / {}; load average {:.1} at the start",
+        "{} rounds of {} s, payd / what it is compared with; load average {:.1} at the start",
         arguments.rounds,
         arguments.seconds,
-        if arguments.against.is_some() {
-            "the other payd"
-        } else {
-            "ceiling"
-        },
         load_average()
     );
     println!(
-        "{:>6} {:>5} | {:>7} {:>7} {:>5} | {:>6} {:>6} {:>5} | {:>6} {:>6} {:>5} | {:>5} {:>5} {:>5} | {:>5} {:>5} | {:>5} {:>5} | load",
+        "{:>6} {:>5} | {:>7} {:>7} {:>5} | {:>6} {:>6} {:>5} | {:>6} {:>6} {:>5} | {:>5} {:>5} {:>5} | {:>5} {:>5} | {:>5} {:>5} | {:>4} | with",
         "kind",
         "conns",
         "/s",
-        "ceil.",
+        "other",
         "ratio",
         "p50 ms",
-        "ceil.",
+        "other",
         "ratio",
         "p99 ms",
-        "ceil.",
+        "other",
         "ratio",
         "CPU s",
-        "ceil.",
+        "other",
         "ratio",
         "MiB",
-        "ceil.",
+        "other",
         "batch",
-        "ceil."
+        "other",
+        "load",
     );
     let mut rows = Vec::new();
     for kind in &arguments.only {
         for connections in &arguments.connections {
-            let (ours, theirs) = both(&arguments, *kind, *connections, port);
-            print(*kind, *connections, &ours, &theirs);
+            let (ours, others) = all(&arguments, *kind, *connections, port);
+            for (with, theirs) in &others {
+                print(*kind, *connections, &ours, with, theirs);
+            }
+            let others: Vec<_> = others
+                .iter()
+                .map(|(with, theirs)| json!({ "with": with.to_string(), "figures": theirs }))
+                .collect();
             rows.push(json!({
                 "kind": kind.as_str(), "connections": connections, "load_average": load_average(),
-                "payd": ours, "ceiling": theirs,
+                "payd": ours, "others": others,
             }));
         }
     }
@@ -64,33 +66,30 @@ pub(crate) fn run(arguments: &Compare) {
     }
 }
 
-/// All rounds; each side goes first in every other one.
-fn both(
+/// All rounds: payd's figures, and those of each that it is compared with. Who begins changes with each round.
+fn all(
     arguments: &Compare,
     kind: Kind,
     connections: usize,
     gateway: Option<u16>,
-) -> (Vec<Figures>, Vec<Figures>) {
+) -> (Vec<Figures>, Vec<(Other, Vec<Figures>)>) {
+    let over = arguments.over;
     let payd = arguments.payd.clone().unwrap_or_else(server::payd);
-    let ours = || one(arguments, kind, connections, Server::payd(&payd, gateway));
-    let theirs = || {
-        let server = match &arguments.against {
-            Some(other) => Server::payd(other, gateway),
-            None => Server::sketch(gateway),
-        };
-        one(arguments, kind, connections, server)
-    };
-    let rounds = 0..arguments.rounds;
-    rounds
-        .map(|round| {
-            if round % 2 == 0 {
-                (ours(), theirs())
-            } else {
-                let theirs = theirs();
-                (ours(), theirs)
-            }
-        })
-        .unzip()
+    let mut sides = vec![(Other::Payd(payd), Vec::new())];
+    sides.extend(arguments.against.iter().cloned().map(|it| (it, Vec::new())));
+    let count = sides.len();
+    for round in 0..arguments.rounds {
+        for turn in 0..count {
+            let (side, figures) = &mut sides[(round + turn) % count];
+            let server = match side {
+                Other::Payd(binary) => Server::payd_over(over, binary, gateway),
+                Other::Sketch(which) => Server::sketch(*which, over, gateway),
+            };
+            figures.push(one(arguments, kind, connections, server));
+        }
+    }
+    let (_, ours) = sides.remove(0);
+    (ours, sides)
 }
 
 fn one(arguments: &Compare, kind: Kind, connections: usize, server: Server) -> Figures {
@@ -102,7 +101,7 @@ fn one(arguments: &Compare, kind: Kind, connections: usize, server: Server) -> F
         measured,
         lines: arguments.lines,
         keys: !arguments.no_keys,
-        random_ids: false,
+        random_ids: arguments.random_ids,
         first: 0,
         existing: 0,
     };
@@ -123,8 +122,7 @@ pub(crate) fn measure(server: &Server, load: Load) -> Figures {
         .enable_all()
         .build()
         .unwrap();
-    let (measured, begin, end) =
-        runtime.block_on(load::run(&server.socket, load, || server.mark()));
+    let (measured, begin, end) = runtime.block_on(load::run(&server.peer, load, || server.mark()));
     if let Some(error) = &measured.first_error {
         eprintln!("{} errors, the first: {error}", measured.errors);
     }
@@ -144,10 +142,10 @@ pub(crate) fn measure(server: &Server, load: Load) -> Figures {
     }
 }
 
-fn print(kind: Kind, connections: usize, ours: &[Figures], theirs: &[Figures]) {
+fn print(kind: Kind, connections: usize, ours: &[Figures], with: &Other, theirs: &[Figures]) {
     let (us, them) = (medians(ours), medians(theirs));
     println!(
-        "{:>6} {connections:>5} | {:>7.0} {:>7.0} {:>5.2} | {:>6.2} {:>6.2} {:>5.2} | {:>6.1} {:>6.1} {:>5.2} | {:>5.2} {:>5.2} {:>5.2} | {:>5.1} {:>5.1} | {:>5.1} {:>5.1} | {:.1}",
+        "{:>6} {connections:>5} | {:>7.0} {:>7.0} {:>5.2} | {:>6.2} {:>6.2} {:>5.2} | {:>6.1} {:>6.1} {:>5.2} | {:>5.2} {:>5.2} {:>5.2} | {:>5.1} {:>5.1} | {:>5.1} {:>5.1} | {:>4.1} | {with}",
         kind.as_str(),
         us.rate,
         them.rate,
@@ -169,7 +167,7 @@ fn print(kind: Kind, connections: usize, ours: &[Figures], theirs: &[Figures]) {
     );
     if us.errors + them.errors > 0 {
         println!(
-            "             errors: payd {}, ceiling {}",
+            "             errors: payd {}, {with} {}",
             us.errors, them.errors
         );
     }

@@ -221,7 +221,7 @@ fn sustained(payd: &Path, directory: &Path, seconds: (f64, f64), full: Option<&G
     let mut long = load(Kind::Create, seconds.0, 64);
     long.random_ids = random_ids;
     long.warm_up = Duration::from_secs(1);
-    let (measured, ..) = block_on(load::run(&server.socket, long, || ()));
+    let (measured, ..) = block_on(load::run(&server.peer, long, || ()));
     stop.send(()).unwrap();
     let largest = watching.join().unwrap() as f64 / 1024.0 / 1024.0;
     let ms = |quantile| measured.latency.value_at_quantile(quantile) as f64 / 1000.0;

@@ -4,7 +4,6 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use hdrhistogram::Histogram;
 use tokio::task::LocalSet;
 
 use crate::arguments::Kind;
-use crate::wire::{Wire, get, post};
+use crate::wire::{Peer, Wire, get, post};
 
 /// What to send, how, and for how long.
 #[derive(Debug, Clone)]
@@ -48,6 +47,8 @@ pub(crate) struct Measured {
 
 struct Shared {
     load: Load,
+    /// The header of each request that says who asks, if any.
+    authorization: String,
     next: Cell<u64>,
     measuring: Cell<bool>,
     stop: Cell<bool>,
@@ -58,7 +59,7 @@ struct Shared {
 }
 
 /// Makes the load. `mark` is called where the measuring begins and where it ends.
-pub(crate) async fn run<T>(socket: &Path, load: Load, mark: impl Fn() -> T) -> (Measured, T, T) {
+pub(crate) async fn run<T>(peer: &Peer, load: Load, mark: impl Fn() -> T) -> (Measured, T, T) {
     let shared = Rc::new(Shared {
         next: Cell::new(load.first),
         measuring: Cell::new(false),
@@ -68,10 +69,11 @@ pub(crate) async fn run<T>(socket: &Path, load: Load, mark: impl Fn() -> T) -> (
         first_error: RefCell::new(None),
         latency: RefCell::new(Histogram::new_with_bounds(1, 120_000_000, 3).unwrap()),
         load,
+        authorization: peer.authorization(),
     });
     let connections = LocalSet::new();
     for _ in 0..shared.load.connections {
-        let wire = Wire::open(socket).await.unwrap();
+        let wire = peer.open().await.unwrap();
         connections.spawn_local(drive(wire, Rc::clone(&shared)));
     }
     let clock = async {
@@ -129,12 +131,13 @@ impl Shared {
         id(n, self.load.random_ids)
     }
 
-    /// The header with a key.
-    fn key(&self, what: &str, id: &str) -> String {
+    /// The headers with a key and with who asks.
+    fn headers(&self, what: &str, id: &str) -> String {
+        let who = &self.authorization;
         if !self.load.keys {
-            return String::new();
+            return who.clone();
         }
-        format!("idempotency-key: {}\r\n", key(what, id))
+        format!("{who}idempotency-key: {}\r\n", key(what, id))
     }
 }
 
@@ -173,7 +176,7 @@ async fn create(wire: &mut Wire, shared: &Shared) -> Result<String, String> {
     let request = post(
         "/invoices",
         "application/json",
-        &shared.key("c", &id),
+        &shared.headers("c", &id),
         &invoice(&id),
     );
     expect(wire, &request, 201, "").await?;
@@ -182,7 +185,7 @@ async fn create(wire: &mut Wire, shared: &Shared) -> Result<String, String> {
 
 async fn pay(wire: &mut Wire, shared: &Shared) -> Result<u64, String> {
     let id = create(wire, shared).await?;
-    let more = format!("prefer: wait=30\r\n{}", shared.key("p", &id));
+    let more = format!("prefer: wait=30\r\n{}", shared.headers("p", &id));
     let target = format!("/invoices/{id}/pay");
     let request = post(&target, "application/json", &more, "");
     expect(wire, &request, 200, "\"SUCCEEDED\"").await?;
@@ -197,8 +200,8 @@ async fn bulk(wire: &mut Wire, shared: &Shared) -> Result<u64, String> {
         let _ = writeln!(body, "{}", invoice(&id));
         first.get_or_insert(id);
     }
-    let key = shared.key("b", &first.unwrap_or_default());
-    let request = post("/invoices", "application/x-ndjson", &key, &body);
+    let headers = shared.headers("b", &first.unwrap_or_default());
+    let request = post("/invoices", "application/x-ndjson", &headers, &body);
     expect(wire, &request, 200, "\"status\":201").await?;
     Ok(shared.load.lines as u64)
 }

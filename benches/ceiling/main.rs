@@ -22,6 +22,7 @@ mod figures;
 mod gateway;
 mod limits;
 mod load;
+mod ordinary;
 mod readers;
 mod seed;
 mod server;
@@ -30,7 +31,7 @@ mod wire;
 
 use clap::Parser;
 
-use arguments::{Arguments, Part};
+use arguments::{Arguments, Part, Which};
 
 fn main() {
     let arguments = Arguments::parse();
@@ -39,7 +40,10 @@ fn main() {
         Some(Part::Compare(compare)) => compare::run(&compare),
         Some(Part::Limits(arguments)) => limits::limits(&arguments),
         Some(Part::Growth(arguments)) => limits::growth(&arguments),
-        Some(Part::Sketch(sketch)) => sketch::run(&sketch),
+        Some(Part::Sketch(arguments)) => match arguments.which {
+            Which::Least => sketch::run(&arguments),
+            Which::Ordinary => ordinary::run(&arguments),
+        },
         Some(Part::Gateway) => gateway::run(),
     }
 }

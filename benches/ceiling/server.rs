@@ -2,7 +2,8 @@
 //! counters, and stopped. A side that has to cooperate to be measured is not measured here.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use crate::arguments::{Over, Which};
+use crate::wire::Peer;
 
 /// How long a start or a stop may take before something is wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,9 +25,12 @@ const TICKS: f64 = 100.0;
 /// Source: <https://www.sqlite.org/walformat.html>, section 2.1.
 const CHANGES_AT: u64 = 8;
 
-/// A process, its directory, and its socket.
+/// A process, its directory, and where it is reached.
 pub(crate) struct Server {
     child: Child,
+    /// The load comes over this.
+    pub(crate) peer: Peer,
+    /// Everything else over this, where it has one.
     pub(crate) socket: PathBuf,
     database: PathBuf,
     /// Gone with the server unless it was lent.
@@ -54,14 +61,23 @@ pub(crate) fn payd() -> PathBuf {
 impl Server {
     /// payd with a new store, and everything on as it comes: its log at info goes to a file.
     pub(crate) fn payd(binary: &Path, gateway: Option<u16>) -> Self {
+        Self::payd_over(Over::Socket, binary, gateway)
+    }
+
+    /// The same, with the load over TCP.
+    pub(crate) fn payd_over(over: Over, binary: &Path, gateway: Option<u16>) -> Self {
         let directory = directory();
-        let mut server = Self::payd_in(binary, directory.path(), gateway);
+        let mut server = Self::payd_at(over, binary, directory.path(), gateway);
         server._directory = Some(directory);
         server
     }
 
     /// The same with a store that is there already.
     pub(crate) fn payd_in(binary: &Path, directory: &Path, gateway: Option<u16>) -> Self {
+        Self::payd_at(Over::Socket, binary, directory, gateway)
+    }
+
+    fn payd_at(over: Over, binary: &Path, directory: &Path, gateway: Option<u16>) -> Self {
         let runtime = TempDir::with_prefix("payd-").unwrap();
         let socket = runtime.path().join("payd.sock");
         let mut command = Command::new(binary);
@@ -70,8 +86,14 @@ impl Server {
             .env_clear()
             .env("HOME", directory)
             .env("XDG_CONFIG_HOME", directory)
-            .args(["serve", "--listen", "none", "--data-dir"])
+            .arg("serve")
+            .arg("--data-dir")
             .arg(directory)
+            .arg("--listen")
+            .arg(match over {
+                Over::Socket => "none",
+                Over::Tcp => "127.0.0.1:0",
+            })
             .arg("--socket")
             .arg(&socket);
         if let Some(port) = gateway {
@@ -80,43 +102,69 @@ impl Server {
                 format!("http://127.0.0.1:{port}"),
             );
         }
-        Self::start(command, socket, directory.join("payd.db"), runtime)
+        let mut server = Self::start(over, command, socket, directory.join("payd.db"), runtime);
+        if let Peer::Tcp { token, .. } = &mut server.peer {
+            let text = fs::read_to_string(directory.join("token")).unwrap();
+            *token = Some(text.trim().to_owned());
+        }
+        server
     }
 
-    /// The sketch, with a new store.
-    pub(crate) fn sketch(gateway: Option<u16>) -> Self {
+    /// A sketch, with a new store.
+    pub(crate) fn sketch(which: Which, over: Over, gateway: Option<u16>) -> Self {
         let directory = directory();
         let runtime = TempDir::with_prefix("sketch-").unwrap();
         let socket = runtime.path().join("sketch.sock");
         let database = directory.path().join("sketch.db");
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.arg("sketch").arg("--socket").arg(&socket);
+        command.arg("sketch").arg("--which").arg(which.as_str());
+        if over == Over::Socket {
+            command.arg("--socket").arg(&socket);
+        }
         command.arg("--database").arg(&database);
         if let Some(port) = gateway {
             command.arg("--gateway").arg(port.to_string());
         }
-        let mut server = Self::start(command, socket, database, runtime);
+        let mut server = Self::start(over, command, socket, database, runtime);
         server._directory = Some(directory);
         server
     }
 
-    fn start(mut command: Command, socket: PathBuf, database: PathBuf, runtime: TempDir) -> Self {
+    fn start(
+        over: Over,
+        mut command: Command,
+        socket: PathBuf,
+        database: PathBuf,
+        runtime: TempDir,
+    ) -> Self {
+        let said = runtime.path().join("said");
         let log = File::create(runtime.path().join("log")).unwrap();
         let child = command
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(File::create(&said).unwrap())
             .stderr(log)
             .spawn()
             .unwrap();
         let mut server = Self {
             child,
+            peer: Peer::Socket(socket.clone()),
             socket,
             database,
             _directory: None,
             _runtime: runtime,
         };
         let since = Instant::now();
-        while !server.answers() {
+        loop {
+            if over == Over::Tcp
+                && let Some(address) = address(&fs::read_to_string(&said).unwrap())
+            {
+                let token = None;
+                server.peer = Peer::Tcp { address, token };
+            }
+            let known = over == Over::Socket || matches!(server.peer, Peer::Tcp { .. });
+            if known && server.answers() {
+                return server;
+            }
             if let Some(status) = server.child.try_wait().unwrap() {
                 let log = fs::read_to_string(server._runtime.path().join("log"));
                 panic!("it ended with {status}: {}", log.unwrap_or_default());
@@ -124,18 +172,14 @@ impl Server {
             assert!(since.elapsed() < PATIENCE, "it does not start");
             std::thread::sleep(Duration::from_millis(1));
         }
-        server
     }
 
-    /// Whether it serves: payd binds its socket before it can.
+    /// Whether it serves: payd binds its sockets before it can.
     fn answers(&self) -> bool {
-        use std::io::Write;
-        let Ok(mut stream) = UnixStream::connect(&self.socket) else {
-            return false;
-        };
-        let sent = stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n");
-        let mut first = [0; 8];
-        sent.and_then(|()| stream.read_exact(&mut first)).is_ok()
+        match &self.peer {
+            Peer::Socket(path) => UnixStream::connect(path).is_ok_and(ready),
+            Peer::Tcp { address, .. } => TcpStream::connect(address).is_ok_and(ready),
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -210,6 +254,19 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn ready(mut stream: impl Read + Write) -> bool {
+    let sent = stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let mut first = [0; 8];
+    sent.and_then(|()| stream.read_exact(&mut first)).is_ok()
+}
+
+/// The address on this machine in what a server says as it starts, once it has been said whole.
+fn address(said: &str) -> Option<SocketAddr> {
+    let at = said.find("127.0.0.1:")?;
+    let (address, _) = said[at..].split_once(char::is_whitespace)?;
+    address.parse().ok()
 }
 
 /// The path with something at its end.

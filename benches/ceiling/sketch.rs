@@ -16,18 +16,19 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use axum::serve::ListenerExt;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rusqlite::{Connection, params};
 use serde::Deserialize;
-use tokio::net::{TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::arguments::Sketch;
 
 /// The same as payd's.
-const BATCH_MAX: usize = 512;
+pub(crate) const BATCH_MAX: usize = 512;
 
 const SCHEMA: &str = "
 PRAGMA journal_mode = WAL;
@@ -96,10 +97,19 @@ pub(crate) fn run(arguments: &Sketch) {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(async {
-        let listener = UnixListener::bind(&arguments.socket).unwrap();
-        axum::serve(listener, router).await.unwrap();
-    });
+    runtime.block_on(serve(arguments, router));
+}
+
+/// Listens where it is told to.
+pub(crate) async fn serve(arguments: &Sketch, router: Router) {
+    let Some(socket) = &arguments.socket else {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        println!("{}", listener.local_addr().unwrap());
+        let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
+        return axum::serve(listener, router).await.unwrap();
+    };
+    let listener = UnixListener::bind(socket).unwrap();
+    axum::serve(listener, router).await.unwrap();
 }
 
 fn open(path: &Path) -> Connection {
@@ -206,7 +216,7 @@ fn carry_out(database: &Connection, command: Command, sequence: &mut i64) -> Tol
     }
 }
 
-fn execute(database: &Connection, sql: &str, values: impl rusqlite::Params) {
+pub(crate) fn execute(database: &Connection, sql: &str, values: impl rusqlite::Params) {
     database
         .prepare_cached(sql)
         .unwrap()

@@ -2,14 +2,49 @@
 //! tell where an answer ends. The machine that makes the load is the machine that is measured.
 
 use std::io;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
+
+/// Where a server is reached.
+#[derive(Debug, Clone)]
+pub(crate) enum Peer {
+    Socket(PathBuf),
+    Tcp {
+        address: SocketAddr,
+        /// What it wants to see with each request.
+        token: Option<String>,
+    },
+}
+
+impl Peer {
+    /// The header that shows who asks, with its line end.
+    pub(crate) fn authorization(&self) -> String {
+        match self {
+            Self::Tcp {
+                token: Some(token), ..
+            } => format!("authorization: Bearer {token}\r\n"),
+            _ => String::new(),
+        }
+    }
+
+    pub(crate) async fn open(&self) -> io::Result<Wire> {
+        let address = match self {
+            Self::Socket(path) => return Wire::open(path).await,
+            Self::Tcp { address, .. } => address,
+        };
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Wire::new(Either::Right(stream)))
+    }
+}
 
 /// A connection that is kept.
 pub(crate) struct Wire {
-    stream: UnixStream,
+    stream: Either<UnixStream, TcpStream>,
     received: Vec<u8>,
 }
 
@@ -21,10 +56,14 @@ pub(crate) struct Answer<'a> {
 
 impl Wire {
     pub(crate) async fn open(socket: &Path) -> io::Result<Self> {
-        Ok(Self {
-            stream: UnixStream::connect(socket).await?,
+        Ok(Self::new(Either::Left(UnixStream::connect(socket).await?)))
+    }
+
+    fn new(stream: Either<UnixStream, TcpStream>) -> Self {
+        Self {
+            stream,
             received: Vec::with_capacity(8 * 1024),
-        })
+        }
     }
 
     /// Sends a request, whole as it is, and reads its answer.
