@@ -54,18 +54,16 @@ impl Secret {
         text.push('_');
         push_random(&mut text, RANDOM_LEN, random);
         let check = check(&text);
-        text.push_str(&check);
+        text.extend(check.map(char::from));
         Self(text)
     }
 
     /// Reads one; `None` where it is none, or not whole.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let rest = text.strip_prefix(PREFIX)?;
-        let (id, random) = rest.split_once('_')?;
-        let whole = text.len() == TOKEN_LEN && id.len() == ID_LEN && is_word(id) && is_word(random);
-        let (body, end) = text.split_at_checked(TOKEN_LEN - CHECK_LEN)?;
-        (whole && check(body) == end).then(|| Self(text.to_owned()))
+        shape(text)
+            .filter(|_| is_whole(text))
+            .map(|_| Self(text.to_owned()))
     }
 
     /// Its name: no secret.
@@ -77,7 +75,7 @@ impl Secret {
     /// What is kept of it.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.0.as_bytes()).into()
+        digest(&self.0)
     }
 
     /// The token itself, for the one answer or file that it goes to.
@@ -85,6 +83,24 @@ impl Secret {
     pub fn reveal(&self) -> &str {
         &self.0
     }
+}
+
+/// The name in what looks like a token.
+fn shape(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix(PREFIX)?;
+    let (id, random) = rest.split_once('_')?;
+    let looks_so = text.len() == TOKEN_LEN && id.len() == ID_LEN && is_word(id) && is_word(random);
+    looks_so.then_some(id)
+}
+
+/// Whether what looks like a token ends as it should: the characters that check it are those of the others.
+fn is_whole(text: &str) -> bool {
+    text.split_at_checked(TOKEN_LEN - CHECK_LEN)
+        .is_some_and(|(body, end)| check(body) == end.as_bytes())
+}
+
+fn digest(text: &str) -> [u8; 32] {
+    Sha256::digest(text.as_bytes()).into()
 }
 
 /// Whether it has letters and digits only.
@@ -108,13 +124,9 @@ fn push_random(text: &mut String, count: usize, random: &dyn Random) {
 }
 
 /// Six characters over what stands before them.
-fn check(body: &str) -> String {
-    let digest = Sha256::digest(body.as_bytes());
-    let index = |byte: &u8| usize::from(*byte) % ALPHABET.len();
-    let characters = digest.iter().take(CHECK_LEN);
-    characters
-        .map(|byte| char::from(ALPHABET[index(byte)]))
-        .collect()
+fn check(body: &str) -> [u8; CHECK_LEN] {
+    let digest = digest(body);
+    std::array::from_fn(|place| ALPHABET[usize::from(digest[place]) % ALPHABET.len()])
 }
 
 /// Some of the scopes.
@@ -302,14 +314,17 @@ impl Tokens {
     /// # Errors
     /// Where it proves nothing, with why.
     pub fn prove(&self, presented: &str, wall: Timestamp) -> Result<Arc<Token>, Unproven> {
-        let secret = Secret::parse(presented).ok_or(Unproven::NotOne)?;
-        let found = self.find(secret.id());
+        let id = shape(presented).ok_or(Unproven::NotOne)?;
+        let found = self.find(id);
         // The id is no secret; the digest is compared in the same time wherever it differs, and also
         // where there is nothing to compare it with.
         let kept = found.as_ref().map_or([0; 32], |token| token.digest);
-        let same = bool::from(kept.ct_eq(&secret.digest()));
-        let token = found.filter(|_| same).ok_or(Unproven::Unknown)?;
-        token.standing(wall).map(|()| token)
+        let same = bool::from(kept.ct_eq(&digest(presented)));
+        match found.filter(|_| same) {
+            Some(token) => token.standing(wall).map(|()| token),
+            None if is_whole(presented) => Err(Unproven::Unknown),
+            None => Err(Unproven::NotOne),
+        }
     }
 }
 
@@ -508,10 +523,16 @@ mod tests {
             tokens.prove(other.reveal(), now).unwrap_err(),
             Unproven::Unknown
         );
+        // The good one and another, mistyped.
+        for text in [good.reveal(), other.reveal()] {
+            let end = if text.ends_with('x') { "y" } else { "x" };
+            let wrong = [&text[..TOKEN_LEN - 1], end].concat();
+            assert_eq!(tokens.prove(&wrong, now).unwrap_err(), Unproven::NotOne);
+        }
         assert_eq!(tokens.prove("", now).unwrap_err(), Unproven::NotOne);
         // The right id with another secret behind it.
         let mut forged = format!("payd_{}_{}", good.id(), &other.reveal()[14..57]);
-        forged.push_str(&check(&forged));
+        forged.extend(check(&forged).map(char::from));
         assert_eq!(tokens.prove(&forged, now).unwrap_err(), Unproven::Unknown);
 
         let expired = Token {
