@@ -156,13 +156,7 @@ fn carry_out(database: &Connection, command: Command) -> Box<dyn FnOnce()> {
                 "INSERT INTO payments (id, invoice_id, status) VALUES (?1, ?2, ?3)",
                 params![payment.id, payment.invoice_id, payment.status],
             );
-            mark(database, &payment.invoice_id, "PROCESSING");
-            append(
-                database,
-                &payment.invoice_id,
-                "PaymentRequested",
-                &json!(payment),
-            );
+            advance(database, &payment, "PROCESSING", "PaymentRequested");
             Box::new(move || {
                 let _ = done.send(Some(payment));
             })
@@ -173,13 +167,7 @@ fn carry_out(database: &Connection, command: Command) -> Box<dyn FnOnce()> {
                 "UPDATE payments SET status = ?2, reference = ?3 WHERE id = ?1",
                 params![payment.id, payment.status, payment.gateway_reference],
             );
-            mark(database, &payment.invoice_id, "PAID");
-            append(
-                database,
-                &payment.invoice_id,
-                "PaymentSucceeded",
-                &json!(payment),
-            );
+            advance(database, &payment, "PAID", "PaymentSucceeded");
             Box::new(move || {
                 let _ = done.send(());
             })
@@ -187,12 +175,14 @@ fn carry_out(database: &Connection, command: Command) -> Box<dyn FnOnce()> {
     }
 }
 
-fn mark(database: &Connection, invoice: &str, status: &str) {
+/// What a payment does to its invoice, and the event that says so.
+fn advance(database: &Connection, payment: &Payment, status: &str, kind: &str) {
     execute(
         database,
         "UPDATE invoices SET status = ?2 WHERE id = ?1",
-        [invoice, status],
+        [&payment.invoice_id, status],
     );
+    append(database, &payment.invoice_id, kind, &json!(payment));
 }
 
 fn append(database: &Connection, invoice: &str, kind: &str, data: &Value) {
