@@ -406,7 +406,8 @@ fn an_id_that_is_beyond_all_others_is_not_looked_for() {
             fresh,
         )
     };
-    // The store has "warm-0" already. What is within what there is is looked for, but for what the engine has in memory.
+    // The table has "old-1" to "old-99", and "warm-0" gathers. What is within the table is looked for there, but for what the
+    // engine has in memory; what is beyond it is not, also where others gather that are greater.
     assert_eq!(creates(&["x1", "x2", "x3"]), (0, vec![true; 3]));
     assert_eq!(creates(&["x2", "x4"]), (0, vec![false, true]));
     assert_eq!(creates(&["a", "x4", "x5"]), (1, vec![true, false, true]));
@@ -415,7 +416,9 @@ fn an_id_that_is_beyond_all_others_is_not_looked_for() {
         (0, vec![false, true, false]),
         "also twice in a batch"
     );
-    assert_eq!(creates(&["y", "x50"]), (1, vec![false, true]));
+    assert_eq!(creates(&["y", "x50", "w"]), (0, vec![false, true, true]));
+    assert_eq!(creates(&["old-990"]), (0, vec![true]));
+    assert_eq!(creates(&["old-98b"]), (1, vec![true]));
 }
 
 /// A batch that fails is decided anew, a commit for each request: nothing is lost, and nobody sees that it failed
@@ -473,7 +476,7 @@ fn random_id(n: usize) -> InvoiceId {
         .take(8)
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    InvoiceId::parse(&format!("order-{name}")).unwrap()
+    InvoiceId::parse(&format!("inv-{name}")).unwrap()
 }
 
 fn random_ids(range: std::ops::Range<usize>) -> Vec<InvoiceId> {

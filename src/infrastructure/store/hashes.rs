@@ -888,8 +888,8 @@ impl Hashes {
         runs.cloned().collect()
     }
 
-    /// It is committed.
-    pub(super) fn committed(&mut self) {
+    /// It is committed. Says whether all that gathered is in a run now.
+    pub(super) fn committed(&mut self) -> bool {
         self.added.clear();
         self.newest_before = self.newest;
         self.merged_before = self.merged_to;
@@ -913,8 +913,10 @@ impl Hashes {
             (self.merge, self.merged_to, self.merged_before) = (None, None, None);
             self.untold = Untold::default();
         }
+        let written = self.written.take();
+        let is_written = written.is_some();
         // It may take the place of one of those.
-        if let Some(mut run) = self.written.take() {
+        if let Some(mut run) = written {
             memory.make_known(&mut run);
             memory.gathering.clear();
             memory.gathering.shrink_to(self.sizes.run);
@@ -924,6 +926,7 @@ impl Hashes {
         }
         drop(memory);
         self.begin_to_merge();
+        is_written
     }
 
     /// It is rolled back.

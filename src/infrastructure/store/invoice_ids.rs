@@ -3,8 +3,9 @@
 //! Clients choose ids. Those in order (UUIDv7, numbers) cost an index of text next to nothing, and those in no order a
 //! page each, of a tree with sixty on a page. So ids are found by hashes (hashes.rs), two hundred on a page.
 //!
-//! Of an id that is greater than all that there are it is known without a look that it is new: clients who send them in
-//! order never wait for one.
+//! Of an id that is greater than all that there are it is known without a look that it is new. One that is greater than all
+//! of those that have left memory can only be in memory: clients who send them in order, on many connections, never wait
+//! for the disk.
 //!
 //! What it must never do: miss an invoice, or take a second one with the same id. So [`InvoiceIds::add`] sees for itself
 //! that there is none. And a row has the hash beside its id: a bit that flips in either does not make another invoice of
@@ -75,8 +76,8 @@ pub(super) struct InvoiceIds {
     hashes: Hashes,
     /// No invoice has an id that is greater. SQLite compares text by its bytes, as Rust does.
     greatest: String,
-    /// The same before the transaction under way.
-    greatest_before: String,
+    /// The same of those that are in runs and in the table: whatever is greater gathers, or is not there.
+    in_runs: String,
 }
 
 impl InvoiceIds {
@@ -89,7 +90,9 @@ impl InvoiceIds {
     }
 
     fn open_with(connection: &Connection, sizes: Sizes) -> Result<Self, StoreError> {
-        let mut greatest = greatest(connection).map_err(sort)?;
+        // It was noted as a run was written.
+        let in_runs = greatest(connection).map_err(sort)?;
+        let mut greatest = in_runs.clone();
         let hashes = Hashes::open(connection, &TABLE, sizes, |from, each| {
             let sql = "SELECT n, id_hash, id FROM invoices WHERE n > ?1";
             let mut statement = connection.prepare_cached(sql)?;
@@ -111,8 +114,8 @@ impl InvoiceIds {
         })?;
         Ok(Self {
             hashes,
-            greatest_before: greatest.clone(),
             greatest,
+            in_runs,
         })
     }
 
@@ -129,12 +132,16 @@ impl InvoiceIds {
     /// A transaction begins.
     pub(super) fn begin(&mut self) {
         self.hashes.begin();
-        self.greatest_before.clone_from(&self.greatest);
     }
 
     /// Whether no invoice has this id, as far as that is known without a look.
     pub(super) fn is_beyond_all(&self, id: &InvoiceId) -> bool {
         id.as_str() > self.greatest.as_str()
+    }
+
+    /// Whether an invoice with this id, if there is one, gathers in memory.
+    pub(super) fn is_beyond_runs(&self, id: &InvoiceId) -> bool {
+        id.as_str() > self.in_runs.as_str()
     }
 
     /// Those of many hashes that the table may have, but for what gathers.
@@ -189,14 +196,14 @@ impl InvoiceIds {
             return Ok(None);
         }
         let hash = id_hash(id.as_str().as_bytes());
-        let places = Places {
-            hash,
-            rows: self
-                .hashes
-                .rows(connection, hash)
-                .map_err(Trouble::of_row)?,
-            table: self.hashes.may_be_in_table(hash),
+        let (rows, table) = if self.is_beyond_runs(id) {
+            (self.hashes.gathered(hash), false)
+        } else {
+            let rows = self.hashes.rows(connection, hash);
+            let table = self.hashes.may_be_in_table(hash);
+            (rows.map_err(Trouble::of_row)?, table)
         };
+        let places = Places { hash, rows, table };
         Ok((places.table || !places.rows.is_empty()).then_some(places))
     }
 
@@ -215,9 +222,8 @@ impl InvoiceIds {
         (id, hash, n): (&InvoiceId, i64, i64),
     ) -> Result<(), StoreError> {
         let text = id.as_str();
-        // What is beyond all that there were can only be as new itself.
-        let is_beyond = text > self.greatest_before.as_str();
-        let rows = if is_beyond {
+        let gathers = self.is_beyond_runs(id);
+        let rows = if gathers {
             self.hashes.gathered(hash)
         } else {
             self.hashes.rows(connection, hash)?
@@ -226,7 +232,7 @@ impl InvoiceIds {
         for n in rows {
             other = other.or(by_number(connection, n, (hash, id))?.flatten());
         }
-        if other.is_none() && !is_beyond && self.hashes.may_be_in_table(hash) {
+        if other.is_none() && !gathers && self.hashes.may_be_in_table(hash) {
             let rows = self.in_table(connection, hash)?;
             other = the_one(connection, rows, (hash, id))?;
         }
@@ -266,7 +272,9 @@ impl InvoiceIds {
 
     /// It is committed.
     pub(super) fn committed(&mut self) {
-        self.hashes.committed();
+        if self.hashes.committed() {
+            self.in_runs.clone_from(&self.greatest);
+        }
     }
 
     /// It is rolled back. What was the greatest may not be there, and nothing is beyond it all the same.

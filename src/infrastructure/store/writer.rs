@@ -507,7 +507,7 @@ impl Store for SqliteStore {
         let (mut ids, mut keys) = (Vec::new(), Vec::new());
         for it in expected {
             match it {
-                Expected::Invoice(id) if self.invoice_ids.is_beyond_all(id) => {}
+                Expected::Invoice(id) if self.invoice_ids.is_beyond_runs(id) => {}
                 Expected::Invoice(id) => ids.push(id_hash(id.as_str().as_bytes())),
                 Expected::Answer(name) => keys.push(name.hash),
             }
