@@ -213,8 +213,9 @@ impl Bits {
     }
 }
 
-/// How many are known at a time: 10 MiB of a payd under load, for both indexes. Those of ten million keys.
-const KNOWN: usize = if cfg!(test) { 16 } else { 3000 };
+/// How many are known at a time: 12 MiB of a payd under load, for both indexes. Those of twelve million keys, where ids are in
+/// order and need none.
+const KNOWN: usize = if cfg!(test) { 16 } else { 3600 };
 
 /// Where there are more, one is let go for every so many that are read: hashes come in no order, and any block is as likely
 /// to be asked next.
