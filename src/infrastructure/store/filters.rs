@@ -178,12 +178,16 @@ fn has_all(line: &[u64], bits: &[u64]) -> bool {
     missing.fold(0, |missing, (word, bits)| missing | (bits & !word)) == 0
 }
 
-/// Blocks that have been read, as they are in the database, while there is work. Most of what a look costs is reading its
-/// page: of more pages than belong in memory, and of others each time.
+/// Blocks that have been read, while there is work. Most of what a look costs is reading its page: of more pages than belong
+/// in memory, and of others each time. As long as there is room they are known as they are in the database, and then folded.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     /// By table and last hash.
     blocks: BTreeMap<(u64, i64), Bits>,
+    /// Lines of all of them.
+    lines: usize,
+    /// Whether there has been no room for one that is whole: up to this one all are folded, and so is what comes.
+    folded_to: Option<(u64, i64)>,
     /// Looks that found no room for what they have read.
     passed: usize,
     /// Whether there were looks since somebody asked.
@@ -191,31 +195,51 @@ pub(super) struct Known {
 }
 
 /// What is known of a block, all of which was what had been written: its first hash, and its lines without head and checks.
+/// Folded, two lines are one, which has the bits of both: what is in neither is mostly not in this one, and of the rest the
+/// block says more.
 #[derive(Debug, PartialEq, Eq)]
 struct Bits {
     first: i64,
-    lines: Box<[[u64; CHECK]; LINES - 1]>,
+    lines: Box<[[u64; CHECK]]>,
 }
 
+const WHOLE: usize = LINES - 1;
+const FOLDED: usize = WHOLE / 2;
+
 impl Bits {
-    fn of(block: &Block) -> Self {
-        let mut lines = Box::new([[0; CHECK]; LINES - 1]);
-        for (bits, line) in lines.iter_mut().zip(&block.lines[1..]) {
-            bits.copy_from_slice(&line[..CHECK]);
+    /// In so many lines.
+    fn of(block: &Block, lines: usize) -> Self {
+        let mut bits = Self {
+            first: block.first(),
+            lines: vec![[0; CHECK]; lines].into_boxed_slice(),
+        };
+        for (number, line) in block.lines[1..].iter().enumerate() {
+            put_all(&mut bits.lines[number % lines], &line[..CHECK]);
         }
-        let first = block.first();
-        Self { first, lines }
+        bits
+    }
+
+    const fn is_whole(&self) -> bool {
+        self.lines.len() == WHOLE
+    }
+
+    fn fold(&mut self) {
+        let (one, other) = self.lines.split_at_mut(FOLDED);
+        for (line, bits) in one.iter_mut().zip(other.iter()) {
+            put_all(line, bits);
+        }
+        self.lines = Box::from(&*one);
     }
 
     fn may_have(&self, hash: i64) -> bool {
         let (line, bits) = place(hash);
-        has_all(&self.lines[line - 1], &bits)
+        has_all(&self.lines[(line - 1) % self.lines.len()], &bits)
     }
 }
 
-/// How many are known at a time: 12 MiB of a payd under load, for both indexes. Those of twelve million keys, where ids are in
-/// order and need none.
-const KNOWN: usize = if cfg!(test) { 16 } else { 3600 };
+/// Lines that are known at a time: 12 MiB of a payd under load, for both indexes. Those of twelve million entries, and folded
+/// of twice as many.
+const ROOM: usize = WHOLE * if cfg!(test) { 16 } else { 3600 };
 
 /// Where there are more, one is let go for every so many that are read: hashes come in no order, and any block is as likely
 /// to be asked next.
@@ -229,18 +253,44 @@ impl Known {
         (block.first <= hash).then_some(block)
     }
 
-    /// Whether there is room for one more.
-    fn has_room(&mut self) -> bool {
-        if self.blocks.len() < KNOWN {
-            return true;
+    /// In how many lines there is room for one more.
+    fn room(&mut self) -> Option<usize> {
+        if self.folded_to.is_none() && self.lines + WHOLE <= ROOM {
+            return Some(WHOLE);
+        }
+        if self.lines + FOLDED <= ROOM || self.fold_one() {
+            return Some(FOLDED);
         }
         self.passed += 1;
-        self.passed.is_multiple_of(PASSED) && self.blocks.pop_first().is_some()
+        let (_, gone) = self
+            .passed
+            .is_multiple_of(PASSED)
+            .then(|| self.blocks.pop_first())
+            .flatten()?;
+        self.lines -= gone.lines.len();
+        Some(FOLDED)
     }
 
-    fn keep(&mut self, block: &Block) {
+    /// Folds the next one that is whole. Once that has begun no other comes, so that each is passed once.
+    fn fold_one(&mut self) -> bool {
+        let from = self.folded_to.unwrap_or((0, i64::MIN));
+        let mut next = self.blocks.range_mut(from..);
+        let next = next.find(|(_, block)| block.is_whole());
+        self.folded_to = Some(next.as_ref().map_or((u64::MAX, i64::MAX), |it| *it.0));
+        let Some((_, block)) = next else {
+            return false;
+        };
+        block.fold();
+        self.lines -= FOLDED;
+        true
+    }
+
+    fn keep(&mut self, block: &Block, lines: usize) {
         let key = (block.seed, block.last);
-        self.blocks.insert(key, Bits::of(block));
+        self.lines += lines;
+        if let Some(before) = self.blocks.insert(key, Bits::of(block, lines)) {
+            self.lines -= before.lines.len();
+        }
     }
 
     /// Blocks that tell of hashes between these, and the one before them, are written anew in this transaction, or may be.
@@ -251,7 +301,8 @@ impl Known {
         let stale = stale.take_while(|(_, block)| block.first <= last);
         let stale: Vec<_> = stale.map(|(key, _)| *key).collect();
         for key in stale {
-            self.blocks.remove(&key);
+            let gone = self.blocks.remove(&key);
+            self.lines -= gone.map_or(0, |block| block.lines.len());
         }
     }
 
@@ -279,13 +330,18 @@ pub(super) fn sift(
     let mut left = Vec::new();
     known.used |= !hashes.is_empty();
     for hash in hashes {
-        let may_have = match known.at(table.seed, hash) {
-            Some(block) => block.may_have(hash),
-            None => match may_have(&mut statement, table.seed, known, hash) {
-                // Whoever looks for it in the table finds it all the same.
-                Err(error) if is_corrupt(&error) => true,
-                other => other?,
-            },
+        let block = known.at(table.seed, hash);
+        let may_have = match block.map(|it| (it.may_have(hash), it.is_whole())) {
+            Some((false, _)) => false,
+            Some((true, true)) => true,
+            folded => {
+                let room = if folded.is_none() { known.room() } else { None };
+                match may_have(&mut statement, (table.seed, known), hash, room) {
+                    // Whoever looks for it in the table finds it all the same.
+                    Err(error) if is_corrupt(&error) => true,
+                    other => other?,
+                }
+            }
         };
         if may_have {
             left.push(hash);
@@ -296,11 +352,12 @@ pub(super) fn sift(
     Ok(left)
 }
 
+/// The same of one, as the database has it. Its block is known from then on, in as many lines as there are for it.
 fn may_have(
     statement: &mut Statement<'_>,
-    seed: u64,
-    known: &mut Known,
+    (seed, known): (u64, &mut Known),
     hash: i64,
+    room: Option<usize>,
 ) -> rusqlite::Result<bool> {
     let mut found = statement.query([hash])?;
     let Some(row) = found.next()? else {
@@ -308,11 +365,11 @@ fn may_have(
     };
     let block = (seed, row.get(0)?);
     let bytes = row.get_ref(1)?.as_bytes().unwrap_or_default();
-    if known.has_room()
+    if let Some(lines) = room
         && let Some(block) = Block::read(seed, block.1, bytes)
     {
         let may_have = hash < block.first() || block.may_have(hash);
-        known.keep(&block);
+        known.keep(&block, lines);
         return Ok(may_have);
     }
     let (number, bits) = place(hash);
@@ -656,7 +713,7 @@ mod tests {
         let known = &mut Known::default();
         let mut all = BTreeSet::new();
         let mut most = 0;
-        let mut kept = 0;
+        let (mut kept, mut folded) = (0, 0);
         for round in 0..60 {
             if round % 10 == 0 {
                 let new = chance.hashes(600);
@@ -682,7 +739,8 @@ mod tests {
                     panic!("{round}: a block that is not there");
                 };
                 assert_eq!(*key, (TABLE.seed, written.last));
-                assert_eq!(block, &Bits::of(&written));
+                assert_eq!(block, &Bits::of(&written, block.lines.len()));
+                folded += usize::from(!block.is_whole());
             }
             let others: Vec<_> = (0..50).map(|_| chance.hash()).collect();
             for hash in all.iter().chain(&others) {
@@ -690,17 +748,38 @@ mod tests {
                 assert!(is || !all.contains(hash), "{round}");
                 assert_eq!(may_have(&connection, known, *hash), is, "{round}");
             }
+            let lines = known.blocks.values().map(|block| block.lines.len());
+            assert_eq!(known.lines, lines.sum::<usize>(), "{round}");
+            assert!(known.lines <= ROOM, "{round}");
             most = most.max(known.blocks.len());
         }
-        assert!(counts(&connection).len() > 3 * KNOWN);
-        assert!(most == KNOWN && kept > 60 * KNOWN / 4, "{most}, {kept}");
+        let blocks = ROOM / WHOLE;
+        assert!(counts(&connection).len() > 3 * blocks);
+        assert!(
+            most == 2 * blocks && kept > 60 * blocks / 2,
+            "{most}, {kept}"
+        );
+        assert!(folded > kept / 2 && folded < kept, "{folded}, {kept}");
+        // Where one that is folded says that it may have something, the block itself is asked.
+        for block in known.blocks.values_mut() {
+            assert!(!block.is_whole());
+            block.lines.fill([u64::MAX; CHECK]);
+        }
+        let others = (0..200).map(|_| chance.hash());
+        let absent = others.filter(|hash| {
+            let is = has(&connection, *hash);
+            assert_eq!(may_have(&connection, known, *hash), is);
+            !is
+        });
+        assert!(absent.count() > 150);
         // Another table's are others.
         assert!(known.at(TABLE.seed + 1, chance.hash()).is_none());
         // It is let go once nobody has asked in a while.
         known.rest();
-        assert_eq!(known.blocks.len(), KNOWN);
+        assert_eq!(known.blocks.len(), 2 * blocks);
         known.rest();
-        assert_eq!(known.blocks.len(), 0);
+        assert_eq!((known.blocks.len(), known.lines), (0, 0));
+        assert_eq!(known.room(), Some(WHOLE));
     }
 
     #[test]
