@@ -30,8 +30,8 @@ use crate::wire::{Wire, get};
 /// Readers of the log while payments are made: as many as payd lets in.
 const READERS: usize = 32;
 
-/// Written at a time, and between two times, as payd does.
-const PIECE: usize = 192 * 1024;
+/// What lies ready, as much as is written at a time, and the time between two times, as payd does.
+static READY: [u8; 192 * 1024] = [b'.'; 192 * 1024];
 const PACE: Duration = Duration::from_millis(20);
 
 /// Between two looks at how far they are behind.
@@ -155,13 +155,9 @@ fn start(source: Source, count: usize, stopped: Receiver<()>) -> JoinHandle<Take
                     }
                 }
                 let mib = bytes.get() as f64 / 1024.0 / 1024.0;
-                let behind = match &source {
-                    Source::Events(_) => median(looks),
-                    Source::Bytes(_) => 0.0,
-                };
                 Taken {
                     mib_a_second: mib / since.elapsed().as_secs_f64(),
-                    behind,
+                    behind: wire.map_or(0.0, |_| median(looks)),
                 }
             };
             readers.run_until(watching).await
@@ -176,11 +172,9 @@ fn write(streams: Vec<UnixStream>, mib_a_second: f64) {
     let a_time = mib_a_second * 1024.0 * 1024.0 * PACE.as_secs_f64() / streams.len() as f64;
     std::thread::spawn(move || {
         block_on(async {
-            let ready: Rc<[u8]> = Rc::from(vec![b'.'; PIECE]);
             let writers = LocalSet::new();
             for stream in streams {
                 let mut stream = UnixStream::from_std(stream).unwrap();
-                let ready = Rc::clone(&ready);
                 writers.spawn_local(async move {
                     let mut times = interval(PACE);
                     times.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -188,7 +182,7 @@ fn write(streams: Vec<UnixStream>, mib_a_second: f64) {
                         times.tick().await;
                         let mut left = a_time as usize;
                         while left > 0 {
-                            let piece = &ready[..left.min(PIECE)];
+                            let piece = &READY[..left.min(READY.len())];
                             // Its reader is gone.
                             if stream.write_all(piece).await.is_err() {
                                 return;

@@ -262,11 +262,10 @@ impl Known {
             return Some(FOLDED);
         }
         self.passed += 1;
-        let (_, gone) = self
-            .passed
-            .is_multiple_of(PASSED)
-            .then(|| self.blocks.pop_first())
-            .flatten()?;
+        if !self.passed.is_multiple_of(PASSED) {
+            return None;
+        }
+        let (_, gone) = self.blocks.pop_first()?;
         self.lines -= gone.lines.len();
         Some(FOLDED)
     }

@@ -135,7 +135,7 @@ impl InvoiceIds {
     }
 
     /// Whether no invoice has this id, as far as that is known without a look.
-    pub(super) fn is_beyond_all(&self, id: &InvoiceId) -> bool {
+    fn is_beyond_all(&self, id: &InvoiceId) -> bool {
         id.as_str() > self.greatest.as_str()
     }
 
