@@ -23,10 +23,12 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension};
 
+use crate::domain::InvoiceId;
+
 use super::hashes::Table;
 use super::open::{open_reader, set};
 use super::runs::Trouble;
-use super::{answer_keys, invoice_events, invoice_ids, leaves};
+use super::{answer_keys, invoice_events, invoice_ids, leaves, stretches};
 
 /// Lookups at a time: a disk of a virtual machine takes 80 µs for one as for eight.
 const THREADS: usize = 8;
@@ -55,10 +57,19 @@ const CACHE: &str = "-128";
 pub(super) enum Look {
     /// The hash of an invoice's id.
     Invoice(i64),
+    /// An invoice's id that may have come in order, and its hash.
+    InOrder(InvoiceId, i64),
     /// The hash of an idempotency key.
     Key(i64),
     /// The leaves of an index from a hash on.
     Leaves(&'static Table, i64),
+}
+
+impl Look {
+    /// Of keys there may be few, and they say nothing of the ids.
+    const fn is_of_id(&self) -> bool {
+        matches!(self, Self::Invoice(_) | Self::InOrder(..))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -167,7 +178,7 @@ impl Ahead {
         let mut queue = self.shared.queue();
         queue.looks.clear();
         queue.looks.extend(looks.take(LOOKS_MAX));
-        if !queue.looks.iter().any(|it| matches!(it, Look::Invoice(_))) {
+        if !queue.looks.iter().any(Look::is_of_id) {
             queue.looks.clear();
             return;
         }
@@ -240,8 +251,7 @@ fn run(path: &Path, shared: &Shared) {
         let started = Instant::now();
         // What cannot be read is for the writer to tell, which is about to look for the same.
         let found = first(&connection, &look).unwrap_or_default();
-        // Of keys there may be few, which says nothing of the ids.
-        if matches!(look, Look::Invoice(_)) {
+        if look.is_of_id() {
             shared.vote(1, started.elapsed());
         }
         if let Some((n, attempts)) = found {
@@ -253,19 +263,24 @@ fn run(path: &Path, shared: &Shared) {
 
 /// The one page that is certain to be read. Of an invoice that is there: its key, and its payments.
 fn first(connection: &Connection, look: &Look) -> rusqlite::Result<Option<(i64, i64)>> {
-    let rows = |table, hash| match leaves::rows(connection, table, hash) {
+    let none = |rows: Result<Vec<i64>, Trouble>| match rows {
         Err(Trouble::Sqlite(error)) => Err(error),
         rows => Ok(rows.unwrap_or_default()),
     };
+    let rows = |table, hash| none(leaves::rows(connection, table, hash));
+    let invoice = |n: Option<i64>| {
+        let Some(n) = n else {
+            return Ok(None);
+        };
+        let sql = "SELECT attempts FROM invoices WHERE n = ?1";
+        let mut statement = connection.prepare_cached(sql)?;
+        let attempts = statement.query_row([n], |row| row.get(0)).optional()?;
+        Ok(attempts.map(|attempts| (n, attempts)))
+    };
     match look {
-        Look::Invoice(hash) => {
-            let Some(n) = rows(&invoice_ids::TABLE, *hash)?.pop() else {
-                return Ok(None);
-            };
-            let sql = "SELECT attempts FROM invoices WHERE n = ?1";
-            let mut statement = connection.prepare_cached(sql)?;
-            let attempts = statement.query_row([n], |row| row.get(0)).optional()?;
-            Ok(attempts.map(|attempts| (n, attempts)))
+        Look::Invoice(hash) => invoice(rows(&invoice_ids::TABLE, *hash)?.pop()),
+        Look::InOrder(id, hash) => {
+            invoice(none(stretches::rows(connection, id.as_str(), *hash))?.pop())
         }
         Look::Key(hash) => {
             for n in rows(&answer_keys::TABLE, *hash)? {

@@ -12,7 +12,7 @@ use crate::application::request::{AnswerName, key_hash};
 
 use super::ahead::Look;
 use super::error::sort;
-use super::hashes::{self, Entry, Hashes, Sizes, Table, table};
+use super::hashes::{self, Entry, Hashes, Missing, Sizes, Table, table};
 use super::invoice_ids::InvoiceIds;
 use super::runs::Trouble;
 
@@ -60,7 +60,7 @@ impl AnswerKeys {
             let mut statement = connection.prepare_cached(sql)?;
             let mut found = statement.query([from])?;
             while let Some(row) = found.next()? {
-                each(entry(row)?);
+                each(Missing::Entry(entry(row)?));
             }
             Ok(())
         })?;
@@ -186,7 +186,10 @@ impl AnswerKeys {
     /// # Errors
     /// Where that cannot be written.
     pub(super) fn bring(&mut self, connection: &Connection) -> Result<(), Trouble> {
-        self.hashes.bring(connection, self.oldest).map(|_| ())
+        let none_wait = || i64::MAX;
+        self.hashes
+            .bring(connection, self.oldest, none_wait)
+            .map(|_| ())
     }
 
     /// The leaves that are merged next, where it is time to read them.
@@ -197,7 +200,7 @@ impl AnswerKeys {
     /// It is committed.
     pub(super) fn committed(&mut self) {
         self.oldest_before = self.oldest;
-        self.hashes.committed();
+        self.hashes.committed(&[]);
     }
 
     /// It is rolled back.
@@ -243,6 +246,7 @@ pub(super) fn fault(connection: &Connection) -> Result<Option<String>, StoreErro
         connection,
         &TABLE,
         (rows, oldest),
+        &|_, _| Ok(None),
         "idempotency keys",
     )?)
 }

@@ -36,6 +36,15 @@ use super::sieve::{Sieve, may_have};
 /// A hash, and the number of the row that has it.
 pub(super) type Entry = (i64, i64);
 
+/// A row that is in no run.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Missing {
+    /// It gathers.
+    Entry(Entry),
+    /// It is found elsewhere, by this number.
+    Elsewhere(i64),
+}
+
 /// How much there is of what.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sizes {
@@ -176,6 +185,8 @@ struct Memory {
     base: i64,
     /// Those that have no place among these: their hash has one already, or their number is too far from the base.
     odd: Vec<Entry>,
+    /// How many rows after the base have left: they are in stretches.
+    left: usize,
     /// What has been written and is not merged, oldest first.
     runs: Vec<Arc<Run>>,
     sieve: Sieve,
@@ -233,14 +244,22 @@ impl Memory {
         self.gathering.len() + self.odd.len()
     }
 
-    /// What gathers is in a run.
-    fn make_known(&mut self, run: &mut Run) {
+    /// What gathers of rows up to the run's end is in it, or in the table.
+    fn is_in(&mut self, mut run: Run, room: usize) {
         run.slot = self.sieve.take();
-        for hash in self.gathering.keys() {
-            self.sieve.add(run.slot, hash.0);
+        let all = self.gathering.drain();
+        let all = all.map(|(hash, offset)| (hash.0, self.base + i64::from(offset)));
+        let (gone, rest): (Vec<Entry>, Vec<Entry>) = all
+            .chain(self.odd.drain(..))
+            .partition(|it| it.1 <= run.end);
+        for (hash, _) in gone {
+            self.sieve.add(run.slot, hash);
         }
-        for (hash, _) in &self.odd {
-            self.sieve.add(run.slot, *hash);
+        self.gathering.shrink_to(room);
+        (self.base, self.left) = (run.end, 0);
+        self.runs.push(Arc::new(run));
+        for entry in rest {
+            self.add(entry);
         }
     }
 
@@ -493,7 +512,7 @@ impl Hashes {
         connection: &Connection,
         table: &'static Table,
         sizes: Sizes,
-        missing: impl FnOnce(i64, &mut dyn FnMut(Entry)) -> rusqlite::Result<()>,
+        missing: impl FnOnce(i64, &mut dyn FnMut(Missing)) -> rusqlite::Result<()>,
     ) -> Result<Self, Trouble> {
         let standing = Standing::read(connection, table.name)?;
         let Standing { until, merged } = standing.ok_or_else(|| runs::damaged(table))?;
@@ -514,13 +533,20 @@ impl Hashes {
             gathering: HashMap::default(),
             base: in_runs,
             odd: Vec::new(),
+            left: 0,
             runs: found.runs.into_iter().map(Arc::new).collect(),
             sieve,
         };
         let mut newest = in_runs;
-        missing(in_runs, &mut |entry| {
-            newest = newest.max(entry.1);
-            memory.add(entry);
+        missing(in_runs, &mut |found| match found {
+            Missing::Entry(entry) => {
+                newest = newest.max(entry.1);
+                memory.add(entry);
+            }
+            Missing::Elsewhere(n) => {
+                newest = newest.max(n);
+                memory.left += 1;
+            }
         })?;
         let merged_to = merged.map(|(_, hash)| hash);
         // What cannot be read is there, and found out by who looks for it.
@@ -712,16 +738,22 @@ impl Hashes {
     }
 
     /// The transaction is about to be committed: writes a run, or puts some entries into the table, where it is time; of
-    /// rows before the oldest that there is, none. Says whether a start will read from another row on than before.
+    /// rows before the oldest that there is, none, and into a run none from `wait` on, which may be written elsewhere. Says
+    /// whether a start will read from another row on than before.
     ///
     /// # Errors
     /// Where that cannot be written.
-    pub(super) fn bring(&mut self, connection: &Connection, oldest: i64) -> Result<bool, Trouble> {
+    pub(super) fn bring(
+        &mut self,
+        connection: &Connection,
+        oldest: i64,
+        wait: impl FnOnce() -> i64,
+    ) -> Result<bool, Trouble> {
         if self.added.is_empty() {
             return Ok(false);
         }
         self.forget();
-        self.write_run(connection)?;
+        self.write_run(connection, wait)?;
         if let Some(last) = self.merged_part {
             let mut statement = connection.prepare_cached(self.table.drop_parts)?;
             let dropped = statement.execute((last, i64::try_from(DROPPED).unwrap_or(1)))?;
@@ -733,16 +765,25 @@ impl Hashes {
         Ok(self.written.is_some())
     }
 
-    /// Writes what gathers as a run, if it is enough.
-    fn write_run(&mut self, connection: &Connection) -> Result<(), Trouble> {
+    /// Writes what gathers of rows before some, as a run, if it is enough.
+    fn write_run(
+        &mut self,
+        connection: &Connection,
+        wait: impl FnOnce() -> i64,
+    ) -> Result<(), Trouble> {
         let memory = self.recent.memory();
-        if memory.len() < self.sizes.run {
+        if memory.len() + memory.left < self.sizes.run {
             return Ok(());
         }
         let base = memory.base;
+        let end = self.newest.min(wait().saturating_sub(1));
+        if end <= base {
+            return Ok(());
+        }
         let (odd, mut far): (Vec<Entry>, Vec<Entry>) = memory
             .odd
             .iter()
+            .filter(|it| it.1 <= end)
             .partition(|it| offset(base, it.1).is_some());
         let last = memory.runs.last().map(|run| run.last_key());
         // Beyond those that are on their way out.
@@ -751,7 +792,8 @@ impl Hashes {
         let gathered = memory
             .gathering
             .iter()
-            .map(|(hash, offset)| (hash.0, *offset));
+            .map(|(hash, offset)| (hash.0, *offset))
+            .filter(|it| base + i64::from(it.1) <= end);
         let mut entries: Vec<_> = gathered.collect();
         drop(memory);
         entries.extend(
@@ -775,13 +817,7 @@ impl Hashes {
             standing.note(connection, self.table.name)?;
             self.mended = true;
         }
-        let run = Run::write(
-            connection,
-            self.table,
-            number,
-            (base, self.newest),
-            &entries,
-        )?;
+        let run = Run::write(connection, self.table, number, (base, end), &entries)?;
         self.written = Some(run);
         Ok(())
     }
@@ -864,16 +900,17 @@ impl Hashes {
         // Hashes come in no order, so that this says nearly how many; the last of them are few, and not none.
         let left = ((all as u128 * u128::from(rest)) >> 64) + 1;
         let memory = self.recent.memory();
-        let runs = memory.runs.iter().map(|run| run.entries);
-        let there = runs.sum::<usize>() + memory.len();
         let run = self.sizes.run;
+        // What has gone elsewhere takes no room, and a run as much as any.
+        let runs = memory.runs.iter().map(|it| it.entries.max(run));
+        let there = runs.sum::<usize>() + memory.len() + memory.left;
         // One less than may be: a merge may be a leaf behind.
         let room = ((2 * self.sizes.merged - 1) * run + run / 2).saturating_sub(there);
         let least = run / 4 + 1;
         let due = self.added.len() as u128 * left;
         let due = if room > least {
             // What is left over becomes due as there is less room.
-            due / room as u128
+            (due / room as u128).max(1)
         } else {
             due.div_ceil(least as u128)
         };
@@ -888,8 +925,8 @@ impl Hashes {
         runs.cloned().collect()
     }
 
-    /// It is committed. Says whether all that gathered is in a run now.
-    pub(super) fn committed(&mut self) -> bool {
+    /// It is committed, and what it has written elsewhere gathers no more. Says whether there is a run more.
+    pub(super) fn committed(&mut self, elsewhere: &[Entry]) -> bool {
         self.added.clear();
         self.newest_before = self.newest;
         self.merged_before = self.merged_to;
@@ -913,16 +950,15 @@ impl Hashes {
             (self.merge, self.merged_to, self.merged_before) = (None, None, None);
             self.untold = Untold::default();
         }
+        for entry in elsewhere {
+            memory.remove(*entry);
+        }
+        memory.left += elsewhere.len();
         let written = self.written.take();
         let is_written = written.is_some();
         // It may take the place of one of those.
-        if let Some(mut run) = written {
-            memory.make_known(&mut run);
-            memory.gathering.clear();
-            memory.gathering.shrink_to(self.sizes.run);
-            memory.odd.clear();
-            memory.base = run.end;
-            memory.runs.push(Arc::new(run));
+        if let Some(run) = written {
+            memory.is_in(run, self.sizes.run);
         }
         drop(memory);
         self.begin_to_merge();
@@ -970,8 +1006,13 @@ pub(super) fn written_to(connection: &Connection, table: &Table) -> rusqlite::Re
     Ok(found.runs.last().map_or(until, |run| run.end))
 }
 
-/// What is wrong with a table and its runs, for who checks: they have each row, and nothing else but what has gone, which is
-/// before the oldest row. `rows` are all there are, with `n` and `hash`; `what` is what those are of.
+/// Gives all entries that are found elsewhere than in a table and its runs; or says what is wrong there.
+pub(super) type Elsewhere =
+    dyn Fn(&Connection, &mut dyn FnMut(Entry)) -> Result<Option<String>, Trouble>;
+
+/// What is wrong with a table and its runs, for who checks: they have each row that is not elsewhere, and nothing else but
+/// what has gone, which is before the oldest row. `rows` are all there are, with `n` and `hash`; `what` is what those are
+/// of.
 ///
 /// # Errors
 /// Where it cannot be read.
@@ -979,6 +1020,7 @@ pub(super) fn fault(
     connection: &Connection,
     table: &Table,
     (rows, oldest): (&str, i64),
+    elsewhere: &Elsewhere,
     what: &str,
 ) -> Result<Option<String>, Trouble> {
     let name = table.name;
@@ -990,7 +1032,17 @@ pub(super) fn fault(
     let is_there = |hash, n| n <= standing.until || (n <= to && hash <= merged_to);
     let sql = format!("SELECT count(*) FROM ({rows}) WHERE n <= ?1 OR (n <= ?2 AND hash <= ?3)");
     let values = [standing.until, to, merged_to];
-    let expected: i64 = connection.query_row(&sql, values, |row| row.get(0))?;
+    let mut expected: i64 = connection.query_row(&sql, values, |row| row.get(0))?;
+    let mut newer_elsewhere = HashSet::new();
+    let fault = elsewhere(connection, &mut |(hash, n)| {
+        expected -= i64::from(is_there(hash, n));
+        if n > standing.until {
+            newer_elsewhere.insert(n);
+        }
+    })?;
+    if fault.is_some() {
+        return Ok(fault);
+    }
     let sql = format!("SELECT 1 FROM ({rows}) WHERE n = ?1 AND hash = ?2");
     let mut row = connection.prepare_cached(&sql)?;
     let (mut all, mut right, mut complete) = (0, 0, 0);
@@ -1043,6 +1095,7 @@ pub(super) fn fault(
             let entry = (row.get(0)?, row.get(1)?);
             // One whose number is too far from the others' is in the table already.
             let is_known = known.contains(&entry)
+                || newer_elsewhere.contains(&entry.1)
                 || leaves::rows(connection, table, entry.0)?.contains(&entry.1);
             if !is_known {
                 let why = format!("the index of {what} does not have row {}", entry.1);
@@ -1095,6 +1148,7 @@ mod tests {
             gathering: HashMap::default(),
             base: 10,
             odd: Vec::new(),
+            left: 0,
             runs: Vec::new(),
             sieve: Sieve::new(1),
         };

@@ -1,7 +1,8 @@
 //! Which invoice has an id.
 //!
 //! Clients choose ids. Those in order (UUIDv7, numbers) cost an index of text next to nothing, and those in no order a
-//! page each, of a tree with sixty on a page. So ids are found by hashes (hashes.rs), two hundred on a page.
+//! page each, of a tree with sixty on a page. So ids are found by hashes (hashes.rs), but for those that come in order, which
+//! are written as they are, in stretches (stretches.rs).
 //!
 //! Of an id that is greater than all that there are it is known without a look that it is new. One that is greater than all
 //! of those that have left memory can only be in memory: clients who send them in order, on many connections, never wait
@@ -11,10 +12,12 @@
 //! that there is none. And a row has the hash beside its id: a bit that flips in either does not make another invoice of
 //! it, since it is found under both, and is not what it says.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 
@@ -22,12 +25,12 @@ use crate::application::ports::StoreError;
 use crate::application::request::first_eight;
 use crate::domain::InvoiceId;
 
-use super::error::{sort, sort_row};
+use super::error::{is_corrupt, sort, sort_row};
 use super::filters::Known;
-use super::hashes::{self, Hashes, Recent, Sizes, Table, table};
-use super::leaves;
+use super::hashes::{self, Hashes, Missing, Recent, Sizes, Table, table};
 use super::runs::Trouble;
-use super::{ahead, late};
+use super::stretches::{Bounds, Newest, ORDER, Order};
+use super::{ahead, late, leaves, stretches};
 
 /// Where the greatest id is noted that an invoice may have of those that the table has: its hash in hexadecimal, a space,
 /// and the id.
@@ -42,6 +45,12 @@ pub(super) static TABLE: Table = table!(
     "invoice_id_filters",
     "invoice_id_leaves"
 );
+
+/// Fewer gather than of keys, since newest ids wait beside them.
+const SIZES: Sizes = Sizes {
+    run: hashes::SIZES.run - ORDER.waiting,
+    ..hashes::SIZES
+};
 
 /// The first eight bytes of an id's SHA-256, by which it is found. Nobody finds two ids with the same one by trying as
 /// long as an id costs.
@@ -64,9 +73,9 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
 #[derive(Debug)]
 pub(super) struct Places {
     pub(super) hash: i64,
-    /// Rows, by number, that may have it, and are not in the table.
+    /// Rows, by number, that may have it, and are not in the table of hashes.
     pub(super) rows: Vec<i64>,
-    /// Whether the table may have others.
+    /// Whether that may have others.
     pub(super) table: bool,
 }
 
@@ -74,10 +83,15 @@ pub(super) struct Places {
 #[derive(Debug)]
 pub(super) struct InvoiceIds {
     hashes: Hashes,
+    /// What may come into stretches, and what is there.
+    newest: Newest,
+    bounds: Bounds,
+    /// Rows that stretches have under some ids, for as long as the transaction writes none.
+    in_stretches: HashMap<InvoiceId, Vec<i64>, RandomState>,
     /// No invoice has an id that is greater. SQLite compares text by its bytes, as Rust does.
     greatest: String,
-    /// The same of those that are in runs and in the table: whatever is greater gathers, or is not there.
-    in_runs: String,
+    /// The same of those that do not gather.
+    written: String,
 }
 
 impl InvoiceIds {
@@ -86,36 +100,62 @@ impl InvoiceIds {
     /// # Errors
     /// SQLite's.
     pub(super) fn open(connection: &Connection) -> Result<Self, StoreError> {
-        Self::open_with(connection, hashes::SIZES)
+        Self::open_with(connection, SIZES, ORDER)
     }
 
-    fn open_with(connection: &Connection, sizes: Sizes) -> Result<Self, StoreError> {
+    fn open_with(connection: &Connection, sizes: Sizes, order: Order) -> Result<Self, StoreError> {
         // It was noted as a run was written.
         let in_runs = greatest(connection).map_err(sort)?;
+        let bounds = Bounds::read(connection).map_err(sort)?;
+        if bounds == Bounds::Unknown {
+            tracing::error!(
+                "a part of the index of invoice ids is not what was written: payd.db is damaged, see what `payd verify` finds \
+                 in it"
+            );
+        }
         let mut greatest = in_runs.clone();
+        let mut newest = Newest::new(order);
         let hashes = Hashes::open(connection, &TABLE, sizes, |from, each| {
+            let in_stretches = stretches::after(connection, from)?;
             let sql = "SELECT n, id_hash, id FROM invoices WHERE n > ?1";
             let mut statement = connection.prepare_cached(sql)?;
             let mut found = statement.query([from])?;
             while let Some(row) = found.next()? {
                 let (n, hash) = (row.get(0)?, row.get(1)?);
-                each((hash, n));
+                let is_written = in_stretches.binary_search(&n).is_ok();
+                each(if is_written {
+                    Missing::Elsewhere(n)
+                } else {
+                    Missing::Entry((hash, n))
+                });
                 let id = row.get_ref(2)?.as_bytes().unwrap_or_default();
                 let own = id_hash(id);
                 if own != hash {
                     // Damaged: whoever looks for it finds that, and what it was nobody knows.
-                    each((own, n));
+                    each(Missing::Entry((own, n)));
                     UNKNOWN.clone_into(&mut greatest);
-                } else if id > greatest.as_bytes() {
+                    continue;
+                }
+                if id > greatest.as_bytes() {
                     greatest = String::from_utf8_lossy(id).into_owned();
+                }
+                let id = std::str::from_utf8(id).ok().map(InvoiceId::parse);
+                if let Some(Ok(id)) = id
+                    && !is_written
+                {
+                    newest.read(id, (hash, n));
                 }
             }
             Ok(())
         })?;
+        let written = in_runs.max(bounds.greatest().to_owned());
         Ok(Self {
             hashes,
+            newest,
+            bounds,
+            in_stretches: HashMap::default(),
             greatest,
-            in_runs,
+            written,
         })
     }
 
@@ -132,6 +172,7 @@ impl InvoiceIds {
     /// A transaction begins.
     pub(super) fn begin(&mut self) {
         self.hashes.begin();
+        self.in_stretches.clear();
     }
 
     /// Whether no invoice has this id, as far as that is known without a look.
@@ -140,8 +181,49 @@ impl InvoiceIds {
     }
 
     /// Whether an invoice with this id, if there is one, gathers in memory.
-    pub(super) fn is_beyond_runs(&self, id: &InvoiceId) -> bool {
-        id.as_str() > self.in_runs.as_str()
+    pub(super) fn is_beyond_written(&self, id: &InvoiceId) -> bool {
+        id.as_str() > self.written.as_str()
+    }
+
+    /// Whether a stretch may have this id.
+    pub(super) fn may_be_in_stretch(&self, id: &InvoiceId) -> bool {
+        self.bounds.have(id.as_str())
+    }
+
+    /// Looks for an id in the stretches. Says whether there is anything under its hash. What cannot be read there costs who
+    /// asks for it again.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub(super) fn look_in_stretches(
+        &mut self,
+        connection: &Connection,
+        (id, hash): (&InvoiceId, i64),
+    ) -> rusqlite::Result<bool> {
+        match stretches::rows(connection, id.as_str(), hash) {
+            Ok(rows) => {
+                let is_any = !rows.is_empty();
+                self.in_stretches.insert(id.clone(), rows);
+                Ok(is_any)
+            }
+            Err(Trouble::Sqlite(error)) if !is_corrupt(&error) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// The rows that stretches have under an id's hash.
+    fn in_stretches(
+        &self,
+        connection: &Connection,
+        (id, hash): (&InvoiceId, i64),
+    ) -> Result<Vec<i64>, StoreError> {
+        if !self.may_be_in_stretch(id) {
+            return Ok(Vec::new());
+        }
+        if let Some(rows) = self.in_stretches.get(id) {
+            return Ok(rows.clone());
+        }
+        stretches::rows(connection, id.as_str(), hash).map_err(Trouble::of_row)
     }
 
     /// Those of many hashes that the table may have, but for what gathers.
@@ -196,12 +278,13 @@ impl InvoiceIds {
             return Ok(None);
         }
         let hash = id_hash(id.as_str().as_bytes());
-        let (rows, table) = if self.is_beyond_runs(id) {
+        let (rows, table) = if self.is_beyond_written(id) {
             (self.hashes.gathered(hash), false)
         } else {
             let rows = self.hashes.rows(connection, hash);
-            let table = self.hashes.may_be_in_table(hash);
-            (rows.map_err(Trouble::of_row)?, table)
+            let mut rows = rows.map_err(Trouble::of_row)?;
+            rows.extend(self.in_stretches(connection, (id, hash))?);
+            (rows, self.hashes.may_be_in_table(hash))
         };
         let places = Places { hash, rows, table };
         Ok((places.table || !places.rows.is_empty()).then_some(places))
@@ -222,11 +305,13 @@ impl InvoiceIds {
         (id, hash, n): (&InvoiceId, i64, i64),
     ) -> Result<(), StoreError> {
         let text = id.as_str();
-        let gathers = self.is_beyond_runs(id);
+        let gathers = self.is_beyond_written(id);
         let rows = if gathers {
             self.hashes.gathered(hash)
         } else {
-            self.hashes.rows(connection, hash)?
+            let mut rows = self.hashes.rows(connection, hash)?;
+            rows.extend(self.in_stretches(connection, (id, hash))?);
+            rows
         };
         let mut other = None;
         for n in rows {
@@ -240,6 +325,7 @@ impl InvoiceIds {
             return Err(StoreError::Constraint(format!("there is an invoice {id}")));
         }
         self.hashes.add((hash, n));
+        self.newest.add(id.clone(), (hash, n));
         if text > self.greatest.as_str() {
             text.clone_into(&mut self.greatest);
         }
@@ -256,7 +342,12 @@ impl InvoiceIds {
     /// # Errors
     /// Where that cannot be written.
     pub(super) fn bring(&mut self, connection: &Connection) -> Result<(), Trouble> {
-        if self.hashes.bring(connection, i64::MIN)? {
+        self.in_stretches.clear();
+        self.newest.bring(connection, &mut self.bounds)?;
+        if self
+            .hashes
+            .bring(connection, i64::MIN, || self.newest.from())?
+        {
             // What is newer than the runs is read at a start.
             connection
                 .prepare_cached("UPDATE meta SET value = ?2 WHERE name = ?1")
@@ -272,14 +363,19 @@ impl InvoiceIds {
 
     /// It is committed.
     pub(super) fn committed(&mut self) {
-        if self.hashes.committed() {
-            self.in_runs.clone_from(&self.greatest);
+        let in_stretches = self.newest.committed();
+        if !in_stretches.is_empty() && self.bounds.greatest() > self.written.as_str() {
+            self.bounds.greatest().clone_into(&mut self.written);
+        }
+        if self.hashes.committed(&in_stretches) {
+            self.written.clone_from(&self.greatest);
         }
     }
 
     /// It is rolled back. What was the greatest may not be there, and nothing is beyond it all the same.
     pub(super) fn rolled_back(&mut self) {
         self.hashes.rolled_back();
+        self.newest.rolled_back();
     }
 }
 
@@ -324,7 +420,12 @@ impl<'a> Look<'a> {
     pub(super) fn number(&self, connection: &Connection) -> Result<Option<i64>, StoreError> {
         let (id, hash) = (self.id, self.hash);
         let in_table = || leaves::rows(connection, &TABLE, hash).map_err(Trouble::of_row);
+        let in_stretches =
+            || stretches::rows(connection, id.as_str(), hash).map_err(Trouble::of_row);
         let Some((recent, places)) = &self.recent else {
+            if let Some(n) = the_one(connection, in_stretches()?, (hash, id))? {
+                return Ok(Some(n));
+            }
             if let Some(n) = the_one(connection, in_table()?, (hash, id))? {
                 return Ok(Some(n));
             }
@@ -348,6 +449,9 @@ impl<'a> Look<'a> {
                 Err(StoreError::BadRow(_)) if places.gathered(n) && !recent.gathers(hash, n) => {}
                 found => return Ok(found?.flatten()),
             }
+        }
+        if let Some(n) = the_one(connection, in_stretches()?, (hash, id))? {
+            return Ok(Some(n));
         }
         the_one(connection, in_table()?, (hash, id))
     }
@@ -415,7 +519,8 @@ pub(super) fn unlike(n: i64, has: &[u8], (hash, id): (i64, &InvoiceId)) -> Resul
 /// Where it cannot be read.
 pub(super) fn fault(connection: &Connection) -> Result<Option<String>, StoreError> {
     let rows = ("SELECT n, id_hash AS hash FROM invoices", i64::MIN);
-    if let Some(fault) = hashes::fault(connection, &TABLE, rows, "invoice ids")? {
+    let in_stretches: &hashes::Elsewhere = &|connection, each| stretches::fault(connection, each);
+    if let Some(fault) = hashes::fault(connection, &TABLE, rows, in_stretches, "invoice ids")? {
         return Ok(Some(fault));
     }
     let until = late::until(connection, TABLE.name).map_err(sort)?;
@@ -472,13 +577,42 @@ fn twice(connection: &Connection, until: i64) -> Result<Option<String>, StoreErr
     if found.is_some() {
         return Ok(found);
     }
-    // Those that are new, and others in the table.
-    let new = "SELECT n, invoice_hash(id) FROM invoices WHERE n > ?1";
+    // Those in one stretch, and others in the table.
+    let mut found = Ok(None);
+    let mut group: Vec<(i64, i64)> = Vec::new();
+    stretches::fault(connection, |(hash, n)| {
+        if !matches!(found, Ok(None)) {
+            return;
+        }
+        group.retain(|it| it.0 == hash);
+        let others = leaves::rows(connection, &TABLE, hash);
+        found = others.and_then(|others| {
+            let others = others.into_iter().chain(group.iter().map(|it| it.1));
+            for other in others {
+                let found = same(n, other)?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            Ok(None)
+        });
+        group.push((hash, n));
+    })?;
+    let found = found?;
+    if found.is_some() {
+        return Ok(found);
+    }
+    // Those that are new, and others in the table or in stretches.
+    let new = "SELECT n, invoice_hash(id), id FROM invoices WHERE n > ?1";
     let mut new = connection.prepare_cached(new).map_err(sort)?;
     let mut new = new.query([until]).map_err(sort)?;
     while let Some(row) = new.next().map_err(sort)? {
         let (n, hash) = (row.get(0).map_err(sort)?, row.get(1).map_err(sort)?);
-        for other in leaves::rows(connection, &TABLE, hash)? {
+        let id = row.get_ref(2).map_err(sort)?.as_bytes().unwrap_or_default();
+        let id = String::from_utf8_lossy(id);
+        let mut others = leaves::rows(connection, &TABLE, hash)?;
+        others.extend(stretches::rows(connection, &id, hash)?);
+        for other in others {
             let found = same(n, other).map_err(sort)?;
             if found.is_some() {
                 return Ok(found);
@@ -504,7 +638,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::super::schema;
-    use super::super::testing::{Chance, LARGER, SMALL, entries, put};
+    use super::super::testing::{Chance, FEW, LARGER, SMALL, SOME, entries, put};
     use super::*;
 
     fn id(text: &str) -> InvoiceId {
@@ -519,7 +653,7 @@ mod tests {
     }
 
     fn open(connection: &Connection) -> InvoiceIds {
-        InvoiceIds::open_with(connection, SMALL).unwrap()
+        InvoiceIds::open_with(connection, SMALL, FEW).unwrap()
     }
 
     /// As the writer does: an id that it has not found is looked for once more as it is added.
@@ -547,33 +681,43 @@ mod tests {
 
     #[test]
     fn what_was_made_is_found_and_nothing_else_over_rollbacks_and_restarts() {
-        for sizes in [SMALL, LARGER] {
-            invoices_are_found(sizes);
+        for (sizes, order) in [(SMALL, FEW), (LARGER, SOME)] {
+            invoices_are_found(sizes, order);
         }
     }
 
-    fn invoices_are_found(sizes: Sizes) {
+    fn invoices_are_found(sizes: Sizes, order: Order) {
         let connection = migrated(Path::new(""));
-        let open = |connection: &Connection| InvoiceIds::open_with(connection, sizes).unwrap();
+        let open =
+            |connection: &Connection| InvoiceIds::open_with(connection, sizes, order).unwrap();
         let mut ids = open(&connection);
         let mut chance = Chance(11);
         let mut made: BTreeMap<String, i64> = BTreeMap::new();
         let (mut newest, mut in_order, mut beyond) = (0, 0, 0);
         let (mut absent, mut spared) = (0, 0);
-        for round in 0..1200 {
+        let mut late: Vec<String> = Vec::new();
+        for round in 0..2400 {
             connection.execute_batch("BEGIN").unwrap();
             ids.begin();
             let before = (made.clone(), newest);
             // At times very many are made, and rolled back.
             let flood = round % 12 == 0;
+            // Of one hundred rounds ids come in no order, of one in order, of one in two orders, and then again.
+            let orders = round / 100 % 3;
             let asked: Vec<_> = (0..chance.below(if flood { 90 } else { 9 }))
                 .map(|_| {
-                    if chance.below(3) == 0 {
-                        in_order += 1;
-                        format!("m-{in_order:06}")
-                    } else {
-                        format!("{:x}", chance.below(4000))
+                    if chance.below(if orders == 0 { 2 } else { 20 }) == 0 {
+                        return format!("{:x}", chance.below(4000));
                     }
+                    if chance.below(40) == 0 {
+                        // One of before, or one that will come later or never.
+                        let n = chance.below(2 * in_order + 2);
+                        return format!("m-{n:06}");
+                    }
+                    in_order += 1;
+                    let stream = ["m-", "m-", "b."][usize::from(orders == 2) * chance.place(3)];
+                    late.push(format!("{stream}{in_order:06}"));
+                    late.swap_remove(chance.place(late.len().min(3) as u64))
                 })
                 .collect();
             if chance.below(3) > 0 {
@@ -609,6 +753,7 @@ mod tests {
             if chance.below(20) == 0 {
                 ids = open(&connection);
             }
+            assert!(ids.hashes.runs() <= 2 * sizes.merged + 1, "{round}");
             if round % 50 == 0 {
                 assert_eq!(fault(&connection).unwrap(), None, "{round}");
                 let recent = ids.recent();
@@ -628,13 +773,25 @@ mod tests {
             }
         }
         let moved = late::until(&connection, TABLE.name).unwrap();
-        let enough = moved > 2000 && beyond > 20 && absent > 300 && spared > 2000;
-        assert!(enough, "{moved}, {beyond}, {absent}, {spared}");
+        let mut in_stretches = 0;
+        stretches::fault(&connection, |_| in_stretches += 1).unwrap();
+        let enough =
+            moved > 2000 && beyond > 20 && absent > 300 && spared > 2000 && in_stretches > 1000;
+        assert!(
+            enough,
+            "{moved}, {beyond}, {absent}, {spared}, {in_stretches}"
+        );
     }
 
     /// An entry leaves memory as the table gets it: nobody who looks meanwhile may find it in neither.
     #[test]
     fn readers_find_what_was_committed_while_it_moves() {
+        for in_order in [false, true] {
+            readers_find_what_moves(in_order);
+        }
+    }
+
+    fn readers_find_what_moves(in_order: bool) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("payd.db");
         let connection = migrated(&path);
@@ -674,7 +831,11 @@ mod tests {
             for n in 1..=6000 {
                 connection.execute_batch("BEGIN IMMEDIATE").unwrap();
                 ids.begin();
-                let text = format!("{:x}", id_hash(&i64::to_be_bytes(n)));
+                let text = if in_order {
+                    format!("m-{n:08}")
+                } else {
+                    format!("{:x}", id_hash(&i64::to_be_bytes(n)))
+                };
                 make(&connection, &mut ids, &text, n);
                 ids.bring(&connection).unwrap();
                 connection.execute_batch("COMMIT").unwrap();
@@ -687,6 +848,136 @@ mod tests {
             }
         });
         assert!(late::until(&connection, TABLE.name).unwrap() > 5000);
+        let in_stretches = stretches::after(&connection, 0).unwrap().len();
+        assert!(!in_order || in_stretches > 5000, "{in_stretches}");
+    }
+
+    /// What comes in order, and now and then one that does not: runs have little, are merged all the same, and a start reads
+    /// few rows.
+    #[test]
+    fn where_most_are_in_stretches_runs_are_as_few_as_ever() {
+        let connection = migrated(Path::new(""));
+        let (sizes, order) = (LARGER, SOME);
+        let mut ids = InvoiceIds::open_with(&connection, sizes, order).unwrap();
+        let mut most = 0;
+        for n in 1..=9000 {
+            connection.execute_batch("BEGIN").unwrap();
+            ids.begin();
+            let text = if n % 50 == 7 {
+                format!("{:x}", id_hash(&i64::to_be_bytes(n)))
+            } else {
+                format!("m-{n:08}")
+            };
+            make(&connection, &mut ids, &text, n);
+            ids.bring(&connection).unwrap();
+            connection.execute_batch("COMMIT").unwrap();
+            ids.committed();
+            most = most.max(ids.hashes.runs());
+        }
+        assert!(most <= 2 * sizes.merged, "{most}");
+        let written_to = hashes::written_to(&connection, &TABLE).unwrap();
+        let room = sizes.run + 2 * order.waiting;
+        assert!(
+            9000 - written_to <= i64::try_from(room).unwrap(),
+            "{written_to}"
+        );
+        let in_table = entries(&connection, &TABLE).len();
+        assert!((100..600).contains(&in_table), "{in_table}");
+        assert_eq!(fault(&connection).unwrap(), None);
+    }
+
+    /// One of them is in a stretch; the other one comes after, or is in the table.
+    #[test]
+    fn a_second_invoice_with_an_id_that_is_in_a_stretch_is_seen() {
+        for in_table in [false, true] {
+            let connection = migrated(Path::new(""));
+            let mut ids = open(&connection);
+            for n in 1..=100 {
+                ids.begin();
+                make(&connection, &mut ids, &format!("m-{n:08}"), n);
+                ids.bring(&connection).unwrap();
+                ids.committed();
+            }
+            assert!(stretches::after(&connection, 0).unwrap().contains(&1));
+            ids.begin();
+            let entry = (&id("m-00000001"), id_hash(b"m-00000001"), 101);
+            let refused = ids.add(&connection, entry).unwrap_err();
+            assert!(matches!(refused, StoreError::Constraint(_)), "{refused:?}");
+            make(&connection, &mut ids, "n", 101);
+            let twice = "UPDATE invoices SET id = 'm-00000001', id_hash = invoice_hash('m-00000001') WHERE n = 101";
+            connection.execute_batch(twice).unwrap();
+            if in_table {
+                let stretches = stretches::after(&connection, 0).unwrap();
+                let stretches: Vec<_> = stretches.iter().map(i64::to_string).collect();
+                let greatest = "UPDATE meta SET value = ?1 WHERE name = 'greatest_invoice_id'";
+                connection.execute(greatest, [noted("m-00000100")]).unwrap();
+                let all = "DELETE FROM invoice_id_leaves; DELETE FROM invoice_id_runs; DELETE FROM invoice_id_filters;
+                     UPDATE late SET until = 101, merging_to = NULL, merged_to = NULL, digest = late_digest(name, 101)
+                     WHERE name = 'invoice_ids'";
+                connection.execute_batch(all).unwrap();
+                let rest = format!(
+                    "SELECT id_hash, n FROM invoices WHERE n NOT IN ({})",
+                    stretches.join(", ")
+                );
+                put(&connection, &TABLE, &rest);
+            }
+            let said = fault(&connection).unwrap().unwrap();
+            assert_eq!(said, "there are two invoices m-00000001", "{in_table}");
+        }
+    }
+
+    /// Whoever asks for an id in it gets an error, whatever payd knows; others do not notice, and what is newer can come.
+    #[test]
+    fn a_stretch_that_is_damaged_costs_those_that_are_in_it() {
+        let connection = migrated(Path::new(""));
+        let mut ids = open(&connection);
+        for n in 1..=200 {
+            ids.begin();
+            make(&connection, &mut ids, &format!("m-{n:08}"), n);
+            ids.bring(&connection).unwrap();
+            ids.committed();
+        }
+        let damage = "UPDATE invoice_id_stretches SET entries = zeroblob(100) WHERE n = 5";
+        assert_eq!(connection.execute(damage, []).unwrap(), 1);
+        let said = fault(&connection).unwrap().unwrap();
+        assert!(said.contains("ids in order"), "{said}");
+        for reopened in [false, true] {
+            ids.begin();
+            let recent = ids.recent();
+            let mut hit = 0;
+            for n in 1..=200 {
+                let id = id(&format!("m-{n:08}"));
+                let look = Look::new(Some(&recent), &id).number(&connection);
+                let places = ids.places(&connection, &id);
+                let added = ids.add(&connection, (&id, id_hash(id.as_str().as_bytes()), 201));
+                match look {
+                    Ok(found) => {
+                        assert_eq!(found, Some(n));
+                        assert!(matches!(added, Err(StoreError::Constraint(_))), "{added:?}");
+                        let rows = places.unwrap().unwrap().rows;
+                        assert!(rows.is_empty() || rows == [n]);
+                    }
+                    Err(StoreError::BadRow(_)) => {
+                        assert!(matches!(places, Err(StoreError::BadRow(_))), "{places:?}");
+                        assert!(added.is_err());
+                        hit += 1;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(hit, 4, "{reopened}");
+            ids.rolled_back();
+            ids.begin();
+            make(
+                &connection,
+                &mut ids,
+                if reopened { "n-2" } else { "n-1" },
+                201 + i64::from(reopened),
+            );
+            ids.bring(&connection).unwrap();
+            ids.committed();
+            ids = open(&connection);
+        }
     }
 
     #[test]
@@ -774,7 +1065,8 @@ mod tests {
         let far = 1 << 40;
         make_many(&connection, &mut ids, far..far + 20);
         let in_table = entries(&connection, &TABLE);
-        assert!(in_table.iter().filter(|it| it.1 >= far).count() > 10);
+        let in_table = in_table.iter().filter(|it| it.1 >= far).count();
+        assert!(in_table > 1, "{in_table}");
         for reopened in [false, true] {
             for n in (1..50).chain(far..far + 20) {
                 let text = format!("{:x}", id_hash(&i64::to_be_bytes(n)));

@@ -23,7 +23,7 @@ use super::{answer_keys, invoice_ids};
 const HEAD: usize = 32;
 
 /// Hash and number, counted from the base; and where that has no room, the number as it is.
-const NARROW: usize = 12;
+pub(super) const NARROW: usize = 12;
 const WIDE: usize = 16;
 
 /// Bytes of a leaf: with what SQLite adds, it fits into a page of 4096.
@@ -49,7 +49,7 @@ pub(super) const fn step(check: u64, word: u64) -> u64 {
 }
 
 /// The check of the bytes behind it. Four words at a time, which do not wait for each other.
-fn check(seed: u64, last: i64, bytes: &[u8]) -> u64 {
+pub(super) fn check(seed: u64, last: i64, bytes: &[u8]) -> u64 {
     let mut lanes = [seed, last.cast_unsigned(), bytes.len() as u64, 0];
     let mut add = |chunk: &[u8; 32]| {
         for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks().0) {

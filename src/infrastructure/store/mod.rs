@@ -6,6 +6,7 @@
 mod open;
 mod schema;
 mod sieve;
+mod stretches;
 
 mod ahead;
 mod answer_keys;

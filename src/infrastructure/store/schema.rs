@@ -26,6 +26,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0010_filters.sql"),
     include_str!("migrations/0011_leaves.sql"),
     include_str!("migrations/0012_packed_events.sql"),
+    include_str!("migrations/0013_stretches.sql"),
 ];
 
 /// The migration whose tables are filled by [`leaves::fill`].
@@ -177,6 +178,7 @@ pub(super) fn whole(connection: &Connection) -> Result<(), OpenError> {
         "SELECT last, bits FROM answer_key_filters",
         "SELECT last, entries FROM invoice_id_leaves",
         "SELECT last, entries FROM answer_key_leaves",
+        "SELECT n, first, newest, entries FROM invoice_id_stretches",
         "SELECT type, sequence FROM event_types",
         "SELECT run, id, payment FROM payment_ids",
         "SELECT status, n FROM invoices_in_status",

@@ -7,6 +7,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use super::hashes::{self, Entry, Sizes, Table};
+use super::stretches::Order;
 use super::{invoice_ids, leaves, schema};
 
 /// Few enough that a test goes through many rounds of gathering and moving.
@@ -21,6 +22,22 @@ pub(super) const LARGER: Sizes = Sizes {
     run: 100,
     merged: 4,
     told: 10,
+};
+
+/// Ids in order become stretches after a few.
+pub(super) const FEW: Order = Order {
+    waiting: 12,
+    late: 0,
+    top: 1,
+    stretch: 4,
+};
+
+/// The same, after some more.
+pub(super) const SOME: Order = Order {
+    waiting: 60,
+    late: 1,
+    top: 3,
+    stretch: 10,
 };
 
 /// A database in memory, with this payd's schema.

@@ -504,21 +504,38 @@ impl Store for SqliteStore {
         &mut self,
         expected: &mut dyn Iterator<Item = Expected<'_>>,
     ) -> Result<(), StoreError> {
-        let (mut ids, mut keys) = (Vec::new(), Vec::new());
+        let connection = &self.connection;
+        let looks_ahead = self.ahead.is_on();
+        let (mut ids, mut in_order, mut keys) = (Vec::new(), Vec::new(), Vec::new());
         for it in expected {
             match it {
-                Expected::Invoice(id) if self.invoice_ids.is_beyond_runs(id) => {}
-                Expected::Invoice(id) => ids.push(id_hash(id.as_str().as_bytes())),
+                Expected::Invoice(id) if self.invoice_ids.is_beyond_written(id) => {}
+                Expected::Invoice(id) => {
+                    let hash = id_hash(id.as_str().as_bytes());
+                    let mut is_found = false;
+                    if self.invoice_ids.may_be_in_stretch(id) {
+                        if looks_ahead {
+                            in_order.push(Look::InOrder(id.clone(), hash));
+                        } else {
+                            let started = Instant::now();
+                            let found = self.invoice_ids.look_in_stretches(connection, (id, hash));
+                            is_found = found.map_err(sort)?;
+                            self.ahead.took(1, started.elapsed());
+                        }
+                    }
+                    if !is_found {
+                        ids.push(hash);
+                    }
+                }
                 Expected::Answer(name) => keys.push(name.hash),
             }
         }
-        let connection = &self.connection;
         let ids = self.invoice_ids.sift(connection, ids).map_err(sort)?;
         let keys = self.answer_keys.sift(connection, keys).map_err(sort)?;
-        if self.ahead.is_on() {
+        if looks_ahead {
             let keys = keys.into_iter().map(Look::Key);
-            self.ahead
-                .expect(keys.chain(ids.into_iter().map(Look::Invoice)));
+            let ids = ids.into_iter().map(Look::Invoice);
+            self.ahead.expect(keys.chain(in_order).chain(ids));
             return Ok(());
         }
         let time = self.invoice_ids.look(connection, &ids).map_err(sort)?;
