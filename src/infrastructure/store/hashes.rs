@@ -245,7 +245,7 @@ impl Memory {
     }
 
     /// What gathers of rows up to the run's end is in it, or in the table.
-    fn is_in(&mut self, mut run: Run, room: usize) {
+    fn is_in(&mut self, mut run: Run, newest: i64, room: usize) {
         run.slot = self.sieve.take();
         let all = self.gathering.drain();
         let all = all.map(|(hash, offset)| (hash.0, self.base + i64::from(offset)));
@@ -256,7 +256,11 @@ impl Memory {
             self.sieve.add(run.slot, hash);
         }
         self.gathering.shrink_to(room);
-        (self.base, self.left) = (run.end, 0);
+        self.left = usize::try_from(newest.saturating_sub(run.end)).map_or(self.left, |rows| {
+            // Of the rows after it, those that do not gather.
+            rows.saturating_sub(rest.len()).min(self.left)
+        });
+        self.base = run.end;
         self.runs.push(Arc::new(run));
         for entry in rest {
             self.add(entry);
@@ -777,7 +781,9 @@ impl Hashes {
         }
         let base = memory.base;
         let end = self.newest.min(wait().saturating_sub(1));
-        if end <= base {
+        // What waits may hold up most of them.
+        let rows = usize::try_from(end.saturating_sub(base)).unwrap_or(0);
+        if rows < self.sizes.run / 2 {
             return Ok(());
         }
         let (odd, mut far): (Vec<Entry>, Vec<Entry>) = memory
@@ -958,7 +964,7 @@ impl Hashes {
         let is_written = written.is_some();
         // It may take the place of one of those.
         if let Some(run) = written {
-            memory.is_in(run, self.sizes.run);
+            memory.is_in(run, self.newest, self.sizes.run);
         }
         drop(memory);
         self.begin_to_merge();

@@ -753,7 +753,9 @@ mod tests {
             if chance.below(20) == 0 {
                 ids = open(&connection);
             }
-            assert!(ids.hashes.runs() <= 2 * sizes.merged + 1, "{round}");
+            // A flood takes some more.
+            let room = 2 * sizes.merged + 2 + 90 / sizes.run;
+            assert!(ids.hashes.runs() <= room, "{round}: {}", ids.hashes.runs());
             if round % 50 == 0 {
                 assert_eq!(fault(&connection).unwrap(), None, "{round}");
                 let recent = ids.recent();
@@ -965,7 +967,7 @@ mod tests {
                     other => panic!("{other:?}"),
                 }
             }
-            assert_eq!(hit, 4, "{reopened}");
+            assert_eq!(hit, 3, "{reopened}");
             ids.rolled_back();
             ids.begin();
             make(
@@ -1060,13 +1062,15 @@ mod tests {
     #[test]
     fn what_is_in_no_run_for_its_number_is_found() {
         let connection = migrated(Path::new(""));
-        let mut ids = open(&connection);
+        let none_wait = Order { waiting: 1, ..FEW };
+        let open = || InvoiceIds::open_with(&connection, SMALL, none_wait).unwrap();
+        let mut ids = open();
         make_many(&connection, &mut ids, 1..50);
         let far = 1 << 40;
         make_many(&connection, &mut ids, far..far + 20);
         let in_table = entries(&connection, &TABLE);
         let in_table = in_table.iter().filter(|it| it.1 >= far).count();
-        assert!(in_table > 1, "{in_table}");
+        assert!(in_table > 10, "{in_table}");
         for reopened in [false, true] {
             for n in (1..50).chain(far..far + 20) {
                 let text = format!("{:x}", id_hash(&i64::to_be_bytes(n)));
@@ -1075,7 +1079,7 @@ mod tests {
                     .unwrap();
                 assert_eq!(find(&connection, &ids, &text), Some(n), "{n}, {reopened}");
             }
-            ids = open(&connection);
+            ids = open();
         }
         assert_eq!(fault(&connection).unwrap(), None);
     }

@@ -26,10 +26,10 @@ pub(super) const LARGER: Sizes = Sizes {
 
 /// Ids in order become stretches after a few.
 pub(super) const FEW: Order = Order {
-    waiting: 12,
+    waiting: 8,
     late: 0,
     top: 1,
-    stretch: 4,
+    stretch: 3,
 };
 
 /// The same, after some more.
