@@ -612,6 +612,11 @@ impl Hashes {
         Some(Look::Leaves(self.table, after))
     }
 
+    /// Whether runs are made anew from the rows.
+    pub(super) const fn is_damaged(&self) -> bool {
+        self.damaged
+    }
+
     /// Nothing may have happened for long.
     pub(super) fn rest(&self) {
         known(&self.known).rest();

@@ -148,6 +148,10 @@ impl InvoiceIds {
             }
             Ok(())
         })?;
+        if hashes.is_damaged() {
+            // Some of what gathers once more may be in the table.
+            newest = Newest::new(order);
+        }
         let written = in_runs.max(bounds.greatest().to_owned());
         Ok(Self {
             hashes,
@@ -305,17 +309,19 @@ impl InvoiceIds {
         (id, hash, n): (&InvoiceId, i64, i64),
     ) -> Result<(), StoreError> {
         let text = id.as_str();
-        let gathers = self.is_beyond_written(id);
+        let gathers = self.is_beyond_written(id) || self.is_beyond_all(id);
         let rows = if gathers {
             self.hashes.gathered(hash)
         } else {
-            let mut rows = self.hashes.rows(connection, hash)?;
-            rows.extend(self.in_stretches(connection, (id, hash))?);
-            rows
+            self.hashes.rows(connection, hash)?
         };
         let mut other = None;
         for n in rows {
             other = other.or(by_number(connection, n, (hash, id))?.flatten());
+        }
+        if other.is_none() && !gathers {
+            let rows = self.in_stretches(connection, (id, hash))?;
+            other = the_one(connection, rows, (hash, id))?;
         }
         if other.is_none() && !gathers && self.hashes.may_be_in_table(hash) {
             let rows = self.in_table(connection, hash)?;
@@ -926,6 +932,70 @@ mod tests {
             let said = fault(&connection).unwrap().unwrap();
             assert_eq!(said, "there are two invoices m-00000001", "{in_table}");
         }
+    }
+
+    /// In order, each in a commit.
+    fn make_in_order(connection: &Connection, ids: &mut InvoiceIds, rows: std::ops::Range<i64>) {
+        for n in rows {
+            ids.begin();
+            make(connection, ids, &format!("m-{n:08}"), n);
+            ids.bring(connection).unwrap();
+            ids.committed();
+        }
+    }
+
+    #[test]
+    fn where_the_last_stretch_or_the_least_is_damaged_invoices_are_made_all_the_same() {
+        for which in ["max", "min"] {
+            let connection = migrated(Path::new(""));
+            let mut ids = open(&connection);
+            make_in_order(&connection, &mut ids, 1..200);
+            let damage = format!(
+                "UPDATE invoice_id_stretches SET entries = zeroblob(50) \
+                 WHERE first = (SELECT {which}(first) FROM invoice_id_stretches)"
+            );
+            assert_eq!(connection.execute(&damage, []).unwrap(), 1);
+            for last in [230, 300, 400] {
+                ids = open(&connection);
+                assert_eq!(ids.bounds, Bounds::Unknown);
+                let first = ids.hashes.newest() + 1;
+                make_in_order(&connection, &mut ids, first..last);
+                let second = id("m-00000007");
+                let refused = ids.add(&connection, (&second, id_hash(b"m-00000007"), last));
+                assert!(
+                    matches!(refused, Err(StoreError::Constraint(_))),
+                    "{refused:?}"
+                );
+            }
+            assert!(fault(&connection).unwrap().is_some());
+        }
+    }
+
+    #[test]
+    fn an_id_in_a_stretch_that_is_no_text_any_more_is_told_of() {
+        let connection = migrated(Path::new(""));
+        let mut ids = open(&connection);
+        make_in_order(&connection, &mut ids, 1..200);
+        let damage = "UPDATE invoices SET id = CAST(x'6d2dff' AS TEXT) WHERE n = 20";
+        connection.execute(damage, []).unwrap();
+        let said = fault(&connection).unwrap().unwrap();
+        assert!(said.contains("for row 20 that is not right"), "{said}");
+    }
+
+    /// What is read from the rows once more is in the table in part, and comes into no stretch.
+    #[test]
+    fn where_runs_are_made_anew_nothing_is_in_two_places() {
+        let connection = migrated(Path::new(""));
+        let mut ids =
+            InvoiceIds::open_with(&connection, SMALL, Order { waiting: 1, ..FEW }).unwrap();
+        make_in_order(&connection, &mut ids, 1..75);
+        assert!(!entries(&connection, &TABLE).is_empty() && ids.hashes.runs() > 1);
+        let damage = "UPDATE invoice_id_runs SET entries = x'00'";
+        assert!(connection.execute(damage, []).unwrap() > 0);
+        let mut ids = open(&connection);
+        make_in_order(&connection, &mut ids, 75..400);
+        assert!(!stretches::after(&connection, 75).unwrap().is_empty());
+        assert_eq!(fault(&connection).unwrap(), None);
     }
 
     /// Whoever asks for an id in it gets an error, whatever payd knows; others do not notice, and what is newer can come.

@@ -89,7 +89,7 @@ impl Newest {
     /// One that a start has read, which is in no stretch.
     pub(super) fn read(&mut self, id: InvoiceId, entry: Entry) {
         self.add(id, entry);
-        if self.ids.len() > self.order.waiting {
+        if self.ids.len() >= self.order.waiting {
             self.ids.pop_front();
         }
         self.before = self.ids.len();
@@ -115,11 +115,18 @@ impl Newest {
         connection: &Connection,
         bounds: &mut Bounds,
     ) -> Result<(), Trouble> {
+        if self.ids.len() == self.before {
+            return Ok(());
+        }
         // In the order of the rows.
         let mut left: Vec<usize> = (0..self.ids.len()).collect();
         while left.len() >= self.order.waiting && self.may_be_in_order(&left) {
             let mut written = Vec::new();
             let brought = self.write(connection, &left, bounds, &mut written);
+            written.sort_unstable();
+            left.retain(|place| written.binary_search(place).is_err());
+            let is_done = written.is_empty();
+            self.written.extend(written);
             if let Err(Trouble::Leaf(_) | Trouble::Damaged(_)) = brought {
                 // Those in it are found by nobody, and `verify` tells of it. Others are looked for by their hashes.
                 tracing::error!(
@@ -129,12 +136,9 @@ impl Newest {
                 break;
             }
             brought?;
-            if written.is_empty() {
+            if is_done {
                 break;
             }
-            written.sort_unstable();
-            left.retain(|place| written.binary_search(place).is_err());
-            self.written.extend(written);
         }
         self.written.sort_unstable();
         Ok(())
@@ -253,9 +257,12 @@ impl Bounds {
             // Greater than any id.
             let greatest = Stretch::of(connection, "\u{10ffff}")?;
             let bounds = least.next.zip(greatest.map(|it| it.last));
-            bounds
-                .map(|(least, greatest)| Self::Between(least, greatest))
-                .ok_or(Trouble::Leaf(NAME))
+            let (least, greatest) = bounds.ok_or(Trouble::Leaf(NAME))?;
+            // What was there before the newest that was written is whole, too.
+            if first_after(connection, "")?.as_ref() != Some(&least) {
+                return Err(Trouble::Leaf(NAME));
+            }
+            Ok(Self::Between(least, greatest))
         };
         match read() {
             Ok(bounds) => Ok(bounds),
@@ -313,11 +320,12 @@ struct Written<'a> {
 
 impl<'a> Written<'a> {
     fn read(row: &'a Row<'_>) -> Result<Self, Trouble> {
-        let (n, newest): (i64, i64) = (row.get(0)?, row.get(2)?);
         let first = row.get_ref(1)?.as_bytes().unwrap_or_default();
+        let newest = row.get_ref(2)?.as_i64().ok();
         let bytes = row.get_ref(3)?.as_bytes().unwrap_or_default();
-        let written = Self::parse(n, bytes);
-        let written = written.filter(|it| it.first.as_bytes() == first && it.newest == newest);
+        let written = Self::parse(row.get(0)?, bytes);
+        let written =
+            written.filter(|it| it.first.as_bytes() == first && Some(it.newest) == newest);
         written.ok_or(Trouble::Leaf(NAME))
     }
 
@@ -385,6 +393,7 @@ struct Stretch {
 }
 
 /// Where others can begin.
+#[derive(Debug, PartialEq, Eq)]
 enum End {
     /// Beyond this id.
     Beyond(String),
@@ -438,7 +447,7 @@ impl Stretch {
     /// # Errors
     /// Where it cannot be read, or is not what was written.
     fn of(connection: &Connection, id: &str) -> Result<Option<Self>, Trouble> {
-        with(connection, id, |written| Self {
+        let stretch = with(connection, id, |written| Self {
             row: Some(written.row),
             first: written.first.to_owned(),
             last: written.last.to_owned(),
@@ -446,7 +455,11 @@ impl Stretch {
             base: written.base,
             newest: written.newest,
             entries: written.entries().collect(),
-        })
+        });
+        match stretch {
+            Err(Trouble::Sqlite(error)) if is_corrupt(&error) => Err(Trouble::Leaf(NAME)),
+            stretch => stretch,
+        }
     }
 
     /// Whether there can be none from an id that this one tells of up to another: where others can begin, then.
@@ -461,12 +474,16 @@ impl Stretch {
     /// Puts it after the one that has told of its ids so far; where there is none, it is the first.
     ///
     /// # Errors
-    /// SQLite's.
-    fn put_after(mut self, connection: &Connection, before: Option<Self>) -> rusqlite::Result<()> {
+    /// SQLite's, and where that one is whole and not the newest that was written: it does not know of one that is in the way.
+    fn put_after(mut self, connection: &Connection, before: Option<Self>) -> Result<(), Trouble> {
+        let next = first_after(connection, &self.first)?;
+        if next.is_some_and(|next| next <= self.last) {
+            return Err(Trouble::Leaf(NAME));
+        }
         let mut before = before.unwrap_or_else(Self::least);
         self.next = before.next.replace(self.first.clone());
         before.put(connection)?;
-        self.put(connection)
+        Ok(self.put(connection)?)
     }
 
     fn put(&self, connection: &Connection) -> rusqlite::Result<()> {
@@ -524,14 +541,26 @@ fn with<T>(
             return Ok(Some(look(written)));
         }
         drop(found);
+        // By its rows, and by no index of them.
         let any: bool = connection
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM invoice_id_stretches)")?
+            .prepare_cached("SELECT max(n) IS NOT NULL FROM invoice_id_stretches")?
             .query_row([], |row| row.get(0))?;
         if !any {
             return Ok(None);
         }
     }
     Err(Trouble::Leaf(NAME))
+}
+
+/// The first id of the first stretch after one.
+fn first_after(connection: &Connection, first: &str) -> rusqlite::Result<Option<String>> {
+    let sql = "SELECT first FROM invoice_id_stretches WHERE first > ?1 ORDER BY first LIMIT 1";
+    let mut statement = connection.prepare_cached(sql)?;
+    let found = statement.query_row([first], |row| {
+        let bytes = row.get_ref(0)?.as_bytes().unwrap_or_default();
+        Ok(String::from_utf8_lossy(bytes).into_owned())
+    });
+    found.optional()
 }
 
 /// The rows that have a hash, as far as they are in the stretch that tells of an id.
@@ -596,9 +625,14 @@ pub(super) fn fault(
         let mut newest = None;
         for entry in written.entries() {
             let (hash, n) = entry;
-            let id: Option<String> = invoice.query_row((n, hash), |row| row.get(0)).optional()?;
-            let is_right =
-                id.is_some_and(|id| (written.first..=written.last).contains(&id.as_str()));
+            let ids = written.first.as_bytes()..=written.last.as_bytes();
+            let is_right = invoice
+                .query_row((n, hash), |row| {
+                    let id = row.get_ref(0)?.as_bytes();
+                    Ok(id.is_ok_and(|id| ids.contains(&id)))
+                })
+                .optional()?
+                .unwrap_or(false);
             if !is_right || before.is_some_and(|before| before >= entry) {
                 return Ok(Some(format!(
                     "the index of invoice ids in order has an entry for row {n} that is not right"
@@ -915,6 +949,38 @@ mod tests {
             assert!(fault(connection, |_| ()).unwrap().is_some(), "{round}: {n}");
             connection.execute_batch("ROLLBACK").unwrap();
         }
+    }
+
+    /// The newest write of a page was lost, so that it is whole, and as it was before.
+    #[test]
+    fn a_stretch_that_does_not_know_of_the_next_one_is_noticed() {
+        let entries = "SELECT entries FROM invoice_id_stretches WHERE n = ?1";
+        let put = "UPDATE invoice_id_stretches SET entries = ?2 WHERE n = ?1";
+        let mut coming = Coming::new();
+        coming.come((0..3000).map(|n| format!("m-{n:08}")), 40);
+        coming.come((0..3000).map(|n| format!("x-{n:08}")), 40);
+        let of = |coming: &Coming, id: &str| Stretch::of(&coming.connection, id).unwrap().unwrap();
+        let before = of(&coming, "q");
+        let row = before.row.unwrap();
+        let get = |coming: &Coming, row: i64| -> Vec<u8> {
+            coming
+                .connection
+                .query_row(entries, [row], |row| row.get(0))
+                .unwrap()
+        };
+        let (old, least) = (get(&coming, row), get(&coming, 1));
+        coming.come((0..3000).map(|n| format!("q-{n:08}")), 40);
+        let first = first_after(&coming.connection, "p").unwrap().unwrap();
+        assert!(first.starts_with("q-"), "{first}");
+        coming.connection.execute(put, (row, old)).unwrap();
+        let between = Stretch::new(("p", &first), vec![(1, 1)]).unwrap();
+        let known = of(&coming, "p");
+        assert_eq!(known.in_the_way("p", &first), None);
+        let refused = between.put_after(&coming.connection, Some(known));
+        assert!(matches!(refused, Err(Trouble::Leaf(_))), "{refused:?}");
+        coming.come((0..3000).map(|n| format!("a-{n:08}")), 40);
+        coming.connection.execute(put, (1, least)).unwrap();
+        assert_eq!(Bounds::read(&coming.connection).unwrap(), Bounds::Unknown);
     }
 
     /// The check of another payd is the same.
