@@ -22,6 +22,7 @@ use crate::domain::InvoiceId;
 use super::error::is_corrupt;
 use super::filters;
 use super::hashes::Entry;
+use super::invoice_ids::UNKNOWN;
 use super::leaves::{NARROW, check};
 use super::runs::Trouble;
 
@@ -115,7 +116,7 @@ impl Newest {
         connection: &Connection,
         bounds: &mut Bounds,
     ) -> Result<(), Trouble> {
-        if self.ids.len() == self.before {
+        if self.ids.len() == self.before || self.ids.len() < self.order.waiting {
             return Ok(());
         }
         // In the order of the rows.
@@ -129,10 +130,7 @@ impl Newest {
             self.written.extend(written);
             if let Err(Trouble::Leaf(_) | Trouble::Damaged(_)) = brought {
                 // Those in it are found by nobody, and `verify` tells of it. Others are looked for by their hashes.
-                tracing::error!(
-                    "a part of the index of {NAME} is not what was written: payd.db is damaged, see what `payd verify` finds \
-                     in it"
-                );
+                tell_of_damage();
                 break;
             }
             brought?;
@@ -233,6 +231,12 @@ impl Newest {
     }
 }
 
+fn tell_of_damage() {
+    tracing::error!(
+        "a part of the index of {NAME} is not what was written: payd.db is damaged, see what `payd verify` finds in it"
+    );
+}
+
 /// Between which ids there are any in stretches: whatever is known without a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Bounds {
@@ -254,8 +258,7 @@ impl Bounds {
             let Some(least) = Stretch::of(connection, "")? else {
                 return Ok(Self::Nothing);
             };
-            // Greater than any id.
-            let greatest = Stretch::of(connection, "\u{10ffff}")?;
+            let greatest = Stretch::of(connection, UNKNOWN)?;
             let bounds = least.next.zip(greatest.map(|it| it.last));
             let (least, greatest) = bounds.ok_or(Trouble::Leaf(NAME))?;
             // What was there before the newest that was written is whole, too.
@@ -267,7 +270,10 @@ impl Bounds {
         match read() {
             Ok(bounds) => Ok(bounds),
             Err(Trouble::Sqlite(error)) if !is_corrupt(&error) => Err(error),
-            Err(_) => Ok(Self::Unknown),
+            Err(_) => {
+                tell_of_damage();
+                Ok(Self::Unknown)
+            }
         }
     }
 
@@ -285,7 +291,7 @@ impl Bounds {
         match self {
             Self::Nothing => "",
             Self::Between(_, greatest) => greatest,
-            Self::Unknown => "\u{10ffff}",
+            Self::Unknown => UNKNOWN,
         }
     }
 
