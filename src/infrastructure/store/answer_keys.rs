@@ -264,7 +264,6 @@ mod tests {
     const MANY_RUNS: Sizes = Sizes {
         run: 100,
         merged: 8,
-        told: 10,
     };
 
     fn keep(connection: &Connection, keys: &mut AnswerKeys, (actor, key): (&str, &str), age: i64) {
@@ -430,6 +429,38 @@ mod tests {
             }
             assert!((9..=16).contains(&most), "{between}: {most}");
             assert_eq!(fault(&connection).unwrap(), None);
+        }
+    }
+
+    /// A batch may bring more at once than a run has room for.
+    #[test]
+    fn what_a_batch_brings_at_once_is_as_many_runs_as_it_takes() {
+        let connection = in_memory();
+        let mut keys = AnswerKeys::open_with(&connection, MANY_RUNS).unwrap();
+        let mut all = 0;
+        // Beside those that gather; three more than a run, which one takes all the same; and four.
+        for (count, runs) in [(70, 0), (690, 7), (43, 8), (3, 8), (101, 9)] {
+            connection.execute_batch("BEGIN").unwrap();
+            for n in all..all + count {
+                keep(&connection, &mut keys, ("socket", &format!("key-{n}")), 0);
+            }
+            all += count;
+            keys.bring(&connection).unwrap();
+            connection.execute_batch("COMMIT").unwrap();
+            keys.committed();
+            for _ in 0..2 {
+                assert_eq!(keys.hashes.runs(), runs, "{count}");
+                for n in 0..all {
+                    let key = format!("key-{n}");
+                    let found = find(&connection, &keys, ("socket", &key));
+                    assert_eq!(found, Some(i64::from(n) + 1));
+                }
+                let mut chance = Chance(53);
+                let read: usize = (0..1000).map(|_| keys.hashes.parts(chance.hash())).sum();
+                assert!(read < 30, "{read}");
+                assert_eq!(fault(&connection).unwrap(), None);
+                keys = AnswerKeys::open_with(&connection, MANY_RUNS).unwrap();
+            }
         }
     }
 

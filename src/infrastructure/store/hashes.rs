@@ -27,7 +27,7 @@ use crate::application::request::first_eight;
 
 use super::ahead::{LEAVES, Look};
 use super::error::is_corrupt;
-use super::filters::{self, Known};
+use super::filters::{self, Known, Told};
 use super::late;
 use super::leaves::{self, Leaf, SHARE};
 use super::runs::{self, Merge, Offset, Run, Trouble, offset};
@@ -52,21 +52,28 @@ pub(super) struct Sizes {
     pub(super) run: usize,
     /// Runs that are merged at a time.
     pub(super) merged: usize,
-    /// Entries that are merged until the filter is told of them, which takes a page for some hundreds of them.
-    pub(super) told: usize,
 }
 
-/// A map of 2^16 places has room for what gathers and a batch, which takes 0.8 MiB; the filters of thirty-two runs take 2.8
+impl Sizes {
+    /// Entries of a run, at most: a batch may bring some more at once.
+    pub(super) const fn run_max(&self) -> usize {
+        self.run + self.run / 32
+    }
+}
+
+/// A map of 2^16 places has room for what gathers and a batch, which takes 0.8 MiB; the filters of thirty-two runs take 2.7
 /// (sieve.rs). Each leaf of a table of ten million gets twenty entries in a merge.
 pub(super) const SIZES: Sizes = Sizes {
     run: 56_000,
     merged: 16,
-    told: 512,
 };
 
 /// How often it is noted how far a merge is, beside the first time after a start: what has come after it is merged once more
 /// after a stop.
 const NOTES: usize = 512;
+
+/// Nothing has been noted since the start, or since the merge began.
+const UNNOTED: usize = usize::MAX;
 
 /// Entries that are merged with a commit, at most, if it does not add half as many itself.
 const MERGED_MAX: usize = 4096;
@@ -222,7 +229,7 @@ impl Memory {
 
     fn places(&self, hash: i64) -> Places {
         let found = self.sieve.look(hash);
-        let runs = self.runs.iter().filter(|it| may_have(found, it.slot));
+        let runs = self.runs.iter().filter(|it| may_have(found, it.slots));
         Places {
             rows: self.gathered(hash),
             parts: runs.filter_map(|it| it.part(hash)).collect(),
@@ -244,17 +251,13 @@ impl Memory {
         self.gathering.len() + self.odd.len()
     }
 
-    /// What gathers of rows up to the run's end is in it, or in the table.
-    fn is_in(&mut self, mut run: Run, newest: i64, room: usize) {
-        run.slot = self.sieve.take();
+    /// What gathers of rows up to the run's end is in it, or in the table. Its hashes are in order.
+    fn is_in(&mut self, (mut run, hashes): (Run, Vec<i64>), newest: i64, room: usize) {
+        run.slots = self.sieve.add(&hashes);
         let all = self.gathering.drain();
         let all = all.map(|(hash, offset)| (hash.0, self.base + i64::from(offset)));
-        let (gone, rest): (Vec<Entry>, Vec<Entry>) = all
-            .chain(self.odd.drain(..))
-            .partition(|it| it.1 <= run.end);
-        for (hash, _) in gone {
-            self.sieve.add(run.slot, hash);
-        }
+        let all = all.chain(self.odd.drain(..));
+        let rest: Vec<Entry> = all.filter(|it| it.1 > run.end).collect();
         self.gathering.shrink_to(room);
         self.left = usize::try_from(newest.saturating_sub(run.end)).map_or(self.left, |rows| {
             // Of the rows after it, those that do not gather.
@@ -270,7 +273,7 @@ impl Memory {
     /// Runs up to a row have been merged.
     fn let_go(&mut self, merged_to: i64) {
         let merged = self.runs.extract_if(.., |run| run.end <= merged_to);
-        self.sieve.release(merged.map(|run| run.slot));
+        self.sieve.release(merged.map(|run| run.slots));
     }
 }
 
@@ -407,26 +410,38 @@ pub(super) fn register(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// What the filter has still to be told of what is merged. Until then it is in runs, and looked for there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Untold {
-    /// Of the hashes up to this one nothing is left to be told.
-    told_to: Option<i64>,
-    /// What has come after it, in order.
+    told: Told,
+    /// What has come after that, in order.
     hashes: Vec<i64>,
     /// How many of these there were before the transaction under way, and what they were, if it has told the filter.
     before: usize,
-    told: Option<(Option<i64>, Vec<i64>)>,
+    told_before: Option<(Told, Vec<i64>)>,
 }
 
 impl Untold {
-    fn from(told_to: Option<i64>) -> Self {
+    const fn from(told_to: Option<i64>) -> Self {
         Self {
-            told_to,
-            ..Self::default()
+            told: Told::new(told_to),
+            hashes: Vec::new(),
+            before: 0,
+            told_before: None,
         }
     }
 
-    /// The filter gets them: the table has nothing else up to this hash.
+    /// Whether it is time to tell, once the table has all up to this hash.
+    fn is_due(&self, to: Option<i64>) -> bool {
+        to.is_some_and(|to| self.told.is_due(to, self.hashes.len()))
+    }
+
+    /// Finds out where the next block ends.
+    fn find_next(&mut self, connection: &Connection, table: &Table) -> rusqlite::Result<()> {
+        self.told = filters::next(connection, table, self.told.to)?;
+        Ok(())
+    }
+
+    /// The filter gets them, as far as it is time to: the table has nothing else up to this hash.
     fn tell(
         &mut self,
         connection: &Connection,
@@ -434,20 +449,24 @@ impl Untold {
         known: &mut Known,
         to: i64,
     ) -> Result<(), Trouble> {
-        filters::extend(connection, table, known, (self.told_to, to), &self.hashes)?;
-        let told = std::mem::take(&mut self.hashes);
-        self.told = Some((self.told_to.replace(to), told));
+        let range = (self.told.to, to);
+        let told = filters::extend(connection, table, known, range, &self.hashes)?;
+        let is_told = |hash: &i64| told.to.is_some_and(|to| *hash <= to);
+        let rest = self.hashes.split_off(self.hashes.partition_point(is_told));
+        let mut all = std::mem::replace(&mut self.hashes, rest);
+        all.extend(&self.hashes);
+        self.told_before = Some((std::mem::replace(&mut self.told, told), all));
         Ok(())
     }
 
     fn committed(&mut self) {
-        self.told = None;
+        self.told_before = None;
         self.before = self.hashes.len();
     }
 
     fn rolled_back(&mut self) {
-        if let Some(told) = self.told.take() {
-            (self.told_to, self.hashes) = told;
+        if let Some(before) = self.told_before.take() {
+            (self.told, self.hashes) = before;
         }
         self.hashes.truncate(self.before);
     }
@@ -463,8 +482,8 @@ pub(super) struct Hashes {
     table: &'static Table,
     sizes: Sizes,
     recent: Arc<Recent>,
-    /// The run that the transaction under way has written.
-    written: Option<Run>,
+    /// The runs that the transaction under way has written, with their hashes.
+    written: Vec<(Run, Vec<i64>)>,
     /// What is merged: the runs up to this row, of which all entries up to a hash are in the table. With the transaction
     /// under way, and without.
     merging_to: i64,
@@ -485,6 +504,8 @@ pub(super) struct Hashes {
     owed_before: isize,
     /// Entries since it was noted how far that is.
     unnoted: usize,
+    /// Whether nothing has been noted since the start, which was in the middle of a merge.
+    was_stopped: bool,
     /// Whether there are parts of runs that are not what was written, which are in nobody's way until the next run; and
     /// whether the transaction under way has removed them.
     damaged: bool,
@@ -520,7 +541,7 @@ impl Hashes {
     ) -> Result<Self, Trouble> {
         let standing = Standing::read(connection, table.name)?;
         let Standing { until, merged } = standing.ok_or_else(|| runs::damaged(table))?;
-        let mut sieve = Sieve::new(sizes.run);
+        let mut sieve = Sieve::new(sizes.run_max());
         let found = Run::all(connection, table, until, &mut sieve)?;
         if found.damaged {
             let index = table.name;
@@ -558,11 +579,11 @@ impl Hashes {
             Err(error) if is_corrupt(&error) => true,
             any => any?,
         };
-        let mut hashes = Self {
+        Ok(Self {
             table,
             sizes,
             recent: Arc::new(Recent(Mutex::new(memory))),
-            written: None,
+            written: Vec::new(),
             merging_to: merged.map_or(until, |(to, _)| to),
             merged_to,
             merged_before: merged_to,
@@ -574,7 +595,8 @@ impl Hashes {
             to_come: None,
             owed: 0,
             owed_before: 0,
-            unnoted: usize::MAX / 2,
+            unnoted: UNNOTED,
+            was_stopped: merged_to.is_some(),
             damaged: found.damaged,
             mended: false,
             merged_part: found.merged,
@@ -586,9 +608,7 @@ impl Hashes {
             not_in_runs: HashSet::default(),
             in_table: HashMap::default(),
             added: Vec::new(),
-        };
-        hashes.begin_to_merge();
-        Ok(hashes)
+        })
     }
 
     /// What readers are to know.
@@ -762,7 +782,7 @@ impl Hashes {
             return Ok(false);
         }
         self.forget();
-        self.write_run(connection, wait)?;
+        self.write_runs(connection, wait)?;
         if let Some(last) = self.merged_part {
             let mut statement = connection.prepare_cached(self.table.drop_parts)?;
             let dropped = statement.execute((last, i64::try_from(DROPPED).unwrap_or(1)))?;
@@ -771,52 +791,30 @@ impl Hashes {
         if self.until < self.merging_to {
             self.merge(connection, oldest)?;
         }
-        Ok(self.written.is_some())
+        Ok(!self.written.is_empty())
     }
 
-    /// Writes what gathers of rows before some, as a run, if it is enough.
-    fn write_run(
+    /// Writes what gathers of rows before some, as runs, as far as it is enough.
+    fn write_runs(
         &mut self,
         connection: &Connection,
         wait: impl FnOnce() -> i64,
     ) -> Result<(), Trouble> {
         let memory = self.recent.memory();
-        if memory.len() + memory.left < self.sizes.run {
+        let (base, run) = (memory.base, self.sizes.run);
+        if memory.len() + memory.left < run {
             return Ok(());
         }
-        let base = memory.base;
-        let end = self.newest.min(wait().saturating_sub(1));
-        // What waits may hold up most of them.
-        let rows = usize::try_from(end.saturating_sub(base)).unwrap_or(0);
-        if rows < self.sizes.run / 2 {
-            return Ok(());
-        }
-        let (odd, mut far): (Vec<Entry>, Vec<Entry>) = memory
-            .odd
-            .iter()
-            .filter(|it| it.1 <= end)
-            .partition(|it| offset(base, it.1).is_some());
         let last = memory.runs.last().map(|run| run.last_key());
         // Beyond those that are on their way out.
         let last = last.or(self.merged_part).unwrap_or(0);
-        let number = runs::number_of(last) + 1;
-        let gathered = memory
-            .gathering
-            .iter()
-            .map(|(hash, offset)| (hash.0, *offset))
-            .filter(|it| base + i64::from(it.1) <= end);
-        let mut entries: Vec<_> = gathered.collect();
         drop(memory);
-        entries.extend(
-            odd.iter()
-                .filter_map(|it| Some((it.0, offset(base, it.1)?))),
-        );
-        entries.sort_unstable();
-        far.sort_unstable();
-        leaves::put(connection, self.table, &far)?;
-        let hashes = far.iter().map(|it| it.0);
-        filters::add(connection, self.table, &mut known(&self.known), hashes)?;
-        self.has_any |= !far.is_empty();
+        let newest = self.newest.min(wait().saturating_sub(1));
+        let rows_after = |base| usize::try_from(newest.saturating_sub(base)).unwrap_or(0);
+        // What waits may hold up most of them.
+        if rows_after(base) < run / 2 {
+            return Ok(());
+        }
         if self.damaged {
             let mut statement = connection.prepare_cached(self.table.drop_parts_after)?;
             statement.execute([last])?;
@@ -828,9 +826,53 @@ impl Hashes {
             standing.note(connection, self.table.name)?;
             self.mended = true;
         }
-        let run = Run::write(connection, self.table, number, (base, end), &entries)?;
-        self.written = Some(run);
-        Ok(())
+        let (mut near, far) = self.gathered_to(newest);
+        leaves::put(connection, self.table, &far)?;
+        let hashes = far.iter().map(|it| it.0);
+        filters::add(connection, self.table, &mut known(&self.known), hashes)?;
+        self.has_any |= !far.is_empty();
+        if near.len() > self.sizes.run_max() {
+            near.sort_unstable_by_key(|it| it.1);
+        }
+        let (mut base, mut number, mut rest) = (base, runs::number_of(last) + 1, &near[..]);
+        loop {
+            // No more than a filter has room for.
+            let count = if rest.len() > self.sizes.run_max() {
+                run
+            } else {
+                rest.len()
+            };
+            let (these, others) = rest.split_at(count);
+            let end = match these.last() {
+                Some((_, n)) if !others.is_empty() => *n,
+                _ => newest,
+            };
+            let entry = |it: &Entry| Some((it.0, offset(base, it.1)?));
+            let mut entries: Vec<_> = these.iter().filter_map(entry).collect();
+            entries.sort_unstable();
+            let run_of_these = Run::write(connection, self.table, number, (base, end), &entries)?;
+            let hashes = entries.iter().map(|it| it.0).collect();
+            self.written.push((run_of_these, hashes));
+            if others.len() < run {
+                // They gather on.
+                return Ok(());
+            }
+            (base, number, rest) = (end, number + 1, others);
+        }
+    }
+
+    /// What gathers of rows up to one: those that have a place in a run, and others.
+    fn gathered_to(&self, end: i64) -> (Vec<Entry>, Vec<Entry>) {
+        let memory = self.recent.memory();
+        let base = memory.base;
+        let gathered = memory.gathering.iter();
+        let gathered = gathered.map(|(hash, offset)| (hash.0, base + i64::from(*offset)));
+        let all = gathered.chain(memory.odd.iter().copied());
+        let all = all.filter(|it| it.1 <= end);
+        let (near, mut far): (Vec<Entry>, Vec<Entry>) =
+            all.partition(|it| offset(base, it.1).is_some());
+        far.sort_unstable();
+        (near, far)
     }
 
     /// Merges on, by whole leaves, so far that it is done when as many runs have been written again: mostly an entry for each
@@ -847,8 +889,12 @@ impl Hashes {
             return Ok(());
         };
         self.owed = self.owed.saturating_add_unsigned(due);
+        // After a start as far as can be noted, so that a merge gets on however many stops there are.
+        if self.was_stopped {
+            self.untold.find_next(connection, self.table)?;
+        }
         let mut entries = Vec::new();
-        while self.owed > 0
+        while (self.owed > 0 || self.was_stopped && !self.untold.is_due(self.merged_to))
             && let Some((hash, _)) = merge.peek()
         {
             let leaf = Leaf::at(connection, self.table, hash)?;
@@ -862,7 +908,7 @@ impl Hashes {
                 self.merged_to = Some(entry.0);
                 entries.extend(merge.next(connection, self.table)?);
             }
-            self.unnoted += entries.len();
+            self.unnoted = self.unnoted.saturating_add(entries.len());
             self.owed = self.owed.saturating_sub_unsigned(entries.len());
             entries.retain(|it| it.1 >= oldest);
             self.untold.hashes.extend(entries.iter().map(|it| it.0));
@@ -875,28 +921,28 @@ impl Hashes {
         }
         self.all_there = merge.peek().is_none();
         // Before it is noted that these are in the table, and before they leave the runs.
-        let noted = self.merged_to != self.merged_before && self.unnoted >= all / NOTES;
-        let to = if self.all_there {
-            Some(i64::MAX)
-        } else if noted || self.untold.hashes.len() >= self.sizes.told {
-            self.merged_to
-        } else {
-            None
+        let to = match self.all_there {
+            true => Some(i64::MAX),
+            false => self.merged_to,
         };
-        if let Some(to) = to {
-            let known = &mut *known(&self.known);
-            self.untold.tell(connection, self.table, known, to)?;
-        }
+        let untold = &mut self.untold;
+        let is_due = self.all_there || untold.is_due(to);
+        let Some(to) = to.filter(|_| is_due) else {
+            return Ok(());
+        };
+        let told_before = untold.told.to;
+        untold.tell(connection, self.table, &mut known(&self.known), to)?;
+        let told_to = untold.told.to;
         let standing = if self.all_there {
             Standing {
                 until: self.merging_to,
                 merged: None,
             }
-        } else if noted {
+        } else if told_to != told_before && self.unnoted >= all / NOTES {
             self.unnoted = 0;
             Standing {
                 until: self.until,
-                merged: self.merged_to.map(|hash| (self.merging_to, hash)),
+                merged: told_to.map(|hash| (self.merging_to, hash)),
             }
         } else {
             return Ok(());
@@ -942,6 +988,7 @@ impl Hashes {
         self.newest_before = self.newest;
         self.merged_before = self.merged_to;
         self.owed_before = self.owed;
+        self.was_stopped &= self.unnoted == UNNOTED;
         self.untold.committed();
         let mut memory = self.recent.memory();
         if std::mem::take(&mut self.none_left) {
@@ -959,16 +1006,15 @@ impl Hashes {
             memory.let_go(self.merging_to);
             self.until = self.merging_to;
             (self.merge, self.merged_to, self.merged_before) = (None, None, None);
-            self.untold = Untold::default();
+            self.untold = Untold::from(None);
         }
         for entry in elsewhere {
             memory.remove(*entry);
         }
         memory.left += elsewhere.len();
-        let written = self.written.take();
-        let is_written = written.is_some();
-        // It may take the place of one of those.
-        if let Some(run) = written {
+        let is_written = !self.written.is_empty();
+        // They may take the places of some of those.
+        for run in self.written.drain(..) {
             memory.is_in(run, self.newest, self.sizes.run);
         }
         drop(memory);
@@ -978,11 +1024,13 @@ impl Hashes {
 
     /// It is rolled back.
     pub(super) fn rolled_back(&mut self) {
-        self.written = None;
+        self.written.clear();
         (self.all_there, self.mended, self.none_left) = (false, false, false);
         self.newest = self.newest_before;
         self.owed = self.owed_before;
         self.untold.rolled_back();
+        // Whatever was noted was not.
+        self.unnoted = UNNOTED;
         if self.merged_to != self.merged_before {
             (self.merge, self.merged_to) = (None, self.merged_before);
         }
@@ -1002,7 +1050,7 @@ impl Hashes {
             && let Some(last) = memory.runs.last()
         {
             self.merging_to = last.end;
-            self.unnoted = usize::MAX / 2;
+            self.unnoted = UNNOTED;
         }
     }
 }
@@ -1127,25 +1175,53 @@ mod tests {
     #[test]
     fn what_was_not_told_after_all_is_told_again() {
         let connection = in_memory();
-        let table = &TABLE;
-        let known = &mut Known::default();
-        let mut untold = Untold::from(Some(5));
-        untold.hashes.extend([6, 9]);
+        let tell = |untold: &mut Untold, to| {
+            let known = &mut Known::default();
+            untold.tell(&connection, &TABLE, known, to).unwrap();
+        };
+        // Enough for two blocks.
+        let entries: Vec<Entry> = (1..=80).map(|hash| (hash, 1)).collect();
+        leaves::put(&connection, &TABLE, &entries).unwrap();
+        let mut untold = Untold::from(None);
+        untold.hashes.push(2);
+        tell(&mut untold, 40);
+        untold.committed();
+        assert_eq!((untold.told.to, &untold.hashes), (Some(40), &vec![]));
+        untold.hashes.extend([41, 42]);
         untold.committed();
         for told in [false, true] {
-            untold.hashes.push(12);
+            connection.execute_batch("BEGIN").unwrap();
+            untold.hashes.push(80);
             if told {
-                untold.tell(&connection, table, known, 12).unwrap();
-                assert_eq!((untold.told_to, &untold.hashes), (Some(12), &vec![]));
+                tell(&mut untold, 80);
+                assert_eq!((untold.told.to, &untold.hashes), (Some(80), &vec![]));
             }
+            connection.execute_batch("ROLLBACK").unwrap();
             untold.rolled_back();
-            assert_eq!((untold.told_to, &untold.hashes), (Some(5), &vec![6, 9]));
+            assert_eq!((untold.told.to, &untold.hashes), (Some(40), &vec![41, 42]));
         }
-        untold.tell(&connection, table, known, 9).unwrap();
+        tell(&mut untold, 80);
         untold.committed();
-        untold.hashes.push(12);
+        // The first block is told once more; for the second, what comes is waited for.
+        let mut untold = Untold::from(None);
+        untold.hashes.extend([1, 40, 41]);
+        untold.committed();
+        for _ in 0..2 {
+            connection.execute_batch("BEGIN").unwrap();
+            untold.hashes.push(50);
+            tell(&mut untold, 50);
+            assert_eq!((untold.told.to, &untold.hashes), (Some(40), &vec![41, 50]));
+            assert_eq!(untold.told.next, Some(80));
+            connection.execute_batch("ROLLBACK").unwrap();
+            untold.rolled_back();
+            let before = (untold.told.to, &untold.hashes);
+            assert_eq!(before, (None, &vec![1, 40, 41]));
+        }
+        tell(&mut untold, 50);
+        untold.committed();
+        untold.hashes.push(60);
         untold.rolled_back();
-        assert_eq!((untold.told_to, &untold.hashes), (Some(9), &vec![]));
+        assert_eq!((untold.told.to, &untold.hashes), (Some(40), &vec![41]));
     }
 
     #[test]

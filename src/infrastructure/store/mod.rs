@@ -4,6 +4,7 @@
 //! the schema only refuses what must never be.
 
 mod open;
+mod ribbon;
 mod schema;
 mod sieve;
 mod stretches;

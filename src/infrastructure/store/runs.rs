@@ -18,7 +18,7 @@ use crate::application::request::first_eight;
 
 use super::error::{sort, sort_row};
 use super::hashes::{Entry, Table};
-use super::sieve::{Sieve, Slot};
+use super::sieve::{Sieve, Slots};
 
 /// A row's number by how many come after the base of its run: 1 and up.
 pub(super) type Offset = u32;
@@ -49,7 +49,7 @@ pub(super) struct Run {
     /// The first hash of each part.
     firsts: Vec<i64>,
     /// Where its filter is.
-    pub(super) slot: Slot,
+    pub(super) slots: Slots,
 }
 
 /// What is in the database.
@@ -81,7 +81,7 @@ impl Run {
             end,
             entries: 0,
             firsts: Vec::with_capacity(entries.len() / PART + 1),
-            slot: None,
+            slots: Slots::Any,
         };
         let mut statement = connection.prepare_cached(table.add_part)?;
         let mut rest = entries;
@@ -107,7 +107,7 @@ impl Run {
             let digest = digest(table, key, &bytes);
             bytes[..8].copy_from_slice(&digest);
             statement.execute((key, &bytes))?;
-            run.know(these.iter().map(|it| it.0), |_| ());
+            run.know(these.first().map(|it| it.0), these.len());
             rest = others;
         }
         Ok(run)
@@ -125,8 +125,9 @@ impl Run {
         sieve: &mut Sieve,
     ) -> rusqlite::Result<Found> {
         let mut found = Found::default();
-        // Entries of the last of them that are to come.
+        // Entries of the last of them that are to come, and the hashes of those that have.
         let mut left = 0;
+        let mut hashes = Vec::new();
         let mut statement = connection.prepare_cached(table.parts)?;
         let mut parts = statement.query([])?;
         while let Some(row) = parts.next()? {
@@ -154,7 +155,7 @@ impl Run {
                     end: part.end,
                     entries: 0,
                     firsts: Vec::new(),
-                    slot: sieve.take(),
+                    slots: Slots::Any,
                 });
             }
             let run = found.runs.last_mut();
@@ -164,28 +165,23 @@ impl Run {
                 break;
             };
             left = rest;
-            let slot = run.slot;
-            run.know(part.entries.iter().map(|it| it.0), |hash| {
-                sieve.add(slot, hash);
-            });
+            run.know(part.entries.first().map(|it| it.0), part.entries.len());
+            hashes.extend(part.entries.iter().map(|it| it.0));
+            if left == 0 {
+                run.slots = sieve.add(&hashes);
+                hashes.clear();
+            }
         }
         if left > 0 {
-            if let Some(run) = found.runs.pop() {
-                sieve.release([run.slot]);
-            }
+            found.runs.pop();
             found.damaged = true;
         }
         Ok(found)
     }
 
-    /// The next part has these hashes.
-    fn know(&mut self, hashes: impl Iterator<Item = i64>, mut each: impl FnMut(i64)) {
-        let mut first = None;
-        for hash in hashes {
-            first.get_or_insert(hash);
-            each(hash);
-            self.entries += 1;
-        }
+    /// The next part begins with this hash, and has so many.
+    fn know(&mut self, first: Option<i64>, count: usize) {
+        self.entries += count;
         self.firsts.push(first.unwrap_or(i64::MIN));
     }
 
@@ -472,7 +468,7 @@ mod tests {
             let whole = entries(100, 5000);
             for (hash, offset) in &whole {
                 let key = run.part(*hash).unwrap();
-                assert!(may_have(sieve.look(*hash), found[0].slot));
+                assert!(may_have(sieve.look(*hash), found[0].slots));
                 let part = part(&connection, &TABLE, key).unwrap().unwrap();
                 assert!(part.contains(&(*hash, 100 + i64::from(*offset))));
                 let twins = whole.iter().filter(|it| it.0 == *hash).count();
@@ -515,13 +511,13 @@ mod tests {
                 let found = Run::all(&connection, &TABLE, 0, &mut sieve).unwrap();
                 for run in &found.runs {
                     let entries = entries(run.base, 1000);
-                    let has = |it: &(i64, Offset)| may_have(sieve.look(it.0), run.slot);
+                    let has = |it: &(i64, Offset)| may_have(sieve.look(it.0), run.slots);
                     assert!(entries.iter().all(has));
                 }
-                sieve.release(found.runs.iter().map(|run| run.slot));
+                sieve.release(found.runs.iter().map(|run| run.slots));
                 // One that is not whole is not left there.
                 assert_eq!(sieve.look(1), 0);
-                assert_eq!(sieve.take(), Some(0));
+                assert_eq!(sieve.add(&[1]), Slots::Of(1));
                 (found.runs.len(), found.damaged)
             };
             assert_eq!(all(), (3, false));

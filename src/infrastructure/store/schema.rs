@@ -9,7 +9,7 @@ use crate::failpoints::{Failed, reach};
 
 use super::open::OpenError;
 use super::rows::{invoice_columns, payment_columns};
-use super::{answer_keys, copy, hashes, invoice_ids, leaves};
+use super::{answer_keys, copy, filters, hashes, invoice_ids, leaves};
 
 /// All migrations, oldest first. What has been released is never edited: its checksum is in every
 /// database that it made.
@@ -27,10 +27,14 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0011_leaves.sql"),
     include_str!("migrations/0012_packed_events.sql"),
     include_str!("migrations/0013_stretches.sql"),
+    include_str!("migrations/0014_ribbons.sql"),
 ];
 
 /// The migration whose tables are filled by [`leaves::fill`].
 const LEAVES: i32 = 11;
+
+/// The one whose tables are filled by [`filters::fill`].
+const FILTERS: i32 = 14;
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.
 pub(super) const APPLICATION_ID: i32 = 0x7061_7964;
@@ -128,6 +132,9 @@ fn bring_each(
         transaction.execute_batch(sql)?;
         if version == LEAVES {
             leaves::fill(&transaction)?;
+        }
+        if version == FILTERS {
+            filters::fill(&transaction)?;
         }
         transaction.execute(
             "INSERT INTO migrations (version, checksum, applied_by) VALUES (?1, ?2, ?3)",

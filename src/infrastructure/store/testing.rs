@@ -11,17 +11,12 @@ use super::stretches::Order;
 use super::{invoice_ids, leaves, schema};
 
 /// Few enough that a test goes through many rounds of gathering and moving.
-pub(super) const SMALL: Sizes = Sizes {
-    run: 16,
-    merged: 2,
-    told: 1,
-};
+pub(super) const SMALL: Sizes = Sizes { run: 16, merged: 2 };
 
 /// The same, with more that the filter has not been told.
 pub(super) const LARGER: Sizes = Sizes {
     run: 100,
     merged: 4,
-    told: 10,
 };
 
 /// Ids in order become stretches after a few.
