@@ -192,6 +192,16 @@ impl AnswerKeys {
             .map(|_| ())
     }
 
+    /// Whether there are runs that have more than a few entries.
+    pub(super) fn has_runs(&self) -> bool {
+        self.hashes.has_runs()
+    }
+
+    /// Whether the other index has some.
+    pub(super) const fn other_has_runs(&mut self, has_runs: bool) {
+        self.hashes.other_has_runs(has_runs);
+    }
+
     /// The leaves that are merged next, where it is time to read them.
     pub(super) fn next_leaves(&mut self) -> Option<Look> {
         self.hashes.next_leaves()
@@ -462,6 +472,33 @@ mod tests {
                 keys = AnswerKeys::open_with(&connection, MANY_RUNS).unwrap();
             }
         }
+    }
+
+    /// What the filters of both indexes take is bounded.
+    #[test]
+    fn more_runs_are_kept_while_the_other_index_has_none() {
+        let connection = in_memory();
+        let mut keys = AnswerKeys::open_with(&connection, MANY_RUNS).unwrap();
+        let mut n = 0;
+        let mut commit = |keys: &mut AnswerKeys, other_has_runs, count| {
+            let mut most = 0;
+            for _ in 0..count {
+                keys.other_has_runs(other_has_runs);
+                commit_one(&connection, keys, n);
+                n += 1;
+                most = most.max(keys.hashes.runs());
+            }
+            most
+        };
+        assert_eq!(commit(&mut keys, false, 1500), 15);
+        assert_eq!(late::until(&connection, TABLE.name).unwrap(), 0);
+        let most = commit(&mut keys, false, 6000);
+        assert!((26..=30).contains(&most), "{most}");
+        assert!(commit(&mut keys, true, 500) <= 30);
+        let most = commit(&mut keys, true, 6000);
+        let left = commit(&mut keys, true, 3000);
+        assert!(left <= 16, "{most}, {left}");
+        assert_eq!(fault(&connection).unwrap(), None);
     }
 
     /// Also after a start, which reads them.

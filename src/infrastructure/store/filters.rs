@@ -251,7 +251,7 @@ impl Bits {
 
 /// Words that are known at a time: 12 MiB of a payd under load with what allocating them adds, for both indexes. Those of ten
 /// million entries, and fewer planes of twice as many.
-const ROOM: usize = if cfg!(test) { 16 * 16 } else { 1_400_000 };
+const ROOM: usize = if cfg!(test) { 16 * 16 } else { 1_480_000 };
 
 /// Words of a block, at most: whole, and with fewer planes.
 const WHOLE: usize = PLANES * if cfg!(test) { 2 } else { GROUPS };

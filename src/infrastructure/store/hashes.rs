@@ -50,7 +50,7 @@ pub(super) enum Missing {
 pub(super) struct Sizes {
     /// Entries that gather in memory until they are a run.
     pub(super) run: usize,
-    /// Runs that are merged at a time.
+    /// Runs that are merged at a time, and nearly twice as many where the other index has none.
     pub(super) merged: usize,
 }
 
@@ -481,6 +481,8 @@ fn known(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
 pub(super) struct Hashes {
     table: &'static Table,
     sizes: Sizes,
+    /// Whether the other index has no runs: then there is room for more of this one's.
+    is_alone: bool,
     recent: Arc<Recent>,
     /// The runs that the transaction under way has written, with their hashes.
     written: Vec<(Run, Vec<i64>)>,
@@ -582,6 +584,7 @@ impl Hashes {
         Ok(Self {
             table,
             sizes,
+            is_alone: false,
             recent: Arc::new(Recent(Mutex::new(memory))),
             written: Vec::new(),
             merging_to: merged.map_or(until, |(to, _)| to),
@@ -640,6 +643,26 @@ impl Hashes {
     /// Nothing may have happened for long.
     pub(super) fn rest(&self) {
         known(&self.known).rest();
+    }
+
+    /// Whether there are runs that have more than a few entries.
+    pub(super) fn has_runs(&self) -> bool {
+        self.recent.memory().sieve.is_large()
+    }
+
+    /// Whether the other index has some.
+    pub(super) const fn other_has_runs(&mut self, has_runs: bool) {
+        self.is_alone = !has_runs;
+    }
+
+    /// Runs that are merged at a time: filters of so many and as many more are in memory, of which there are 64 at most
+    /// (sieve.rs), also where merges are behind.
+    const fn merged(&self) -> usize {
+        if self.is_alone {
+            self.sizes.merged * 15 / 8
+        } else {
+            self.sizes.merged
+        }
     }
 
     /// How many parts of runs are read for a hash.
@@ -962,7 +985,7 @@ impl Hashes {
         let runs = memory.runs.iter().map(|it| it.entries.max(run));
         let there = runs.sum::<usize>() + memory.len() + memory.left;
         // One less than may be: a merge may be a leaf behind.
-        let room = ((2 * self.sizes.merged - 1) * run + run / 2).saturating_sub(there);
+        let room = ((2 * self.merged() - 1) * run + run / 2).saturating_sub(there);
         let least = run / 4 + 1;
         let due = self.added.len() as u128 * left;
         let due = if room > least {
@@ -1046,7 +1069,7 @@ impl Hashes {
             return;
         }
         let memory = self.recent.memory();
-        if memory.runs.len() >= self.sizes.merged
+        if memory.runs.len() >= self.merged()
             && let Some(last) = memory.runs.last()
         {
             self.merging_to = last.end;

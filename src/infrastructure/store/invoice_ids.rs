@@ -356,6 +356,16 @@ impl InvoiceIds {
         Ok(())
     }
 
+    /// Whether there are runs that have more than a few entries.
+    pub(super) fn has_runs(&self) -> bool {
+        self.hashes.has_runs()
+    }
+
+    /// Whether the other index has some.
+    pub(super) const fn other_has_runs(&mut self, has_runs: bool) {
+        self.hashes.other_has_runs(has_runs);
+    }
+
     /// The leaves that are merged next, where it is time to read them.
     pub(super) fn next_leaves(&mut self) -> Option<ahead::Look> {
         self.hashes.next_leaves()

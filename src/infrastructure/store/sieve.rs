@@ -233,6 +233,11 @@ impl Sieve {
         }
     }
 
+    /// Whether any run has so many hashes that it takes memory.
+    pub(super) fn is_large(&self) -> bool {
+        self.layers.iter().any(|layer| !layer.rows.is_empty())
+    }
+
     /// The slots of runs that may have a hash, a bit for each.
     pub(super) fn look(&self, hash: i64) -> u64 {
         let places = self.shape.of(hash);
@@ -351,6 +356,7 @@ mod tests {
         let twice = [5, 7, 7, 9, 9, 9];
         let few = sieve.add(&twice);
         assert_eq!(sieve.layers[0].odd, [(5, 1), (7, 1), (9, 1)]);
+        assert!(!sieve.is_large());
         assert!(twice.iter().all(|hash| may_have(sieve.look(*hash), few)));
         assert!((0..1000).all(|_| !may_have(sieve.look(chance.hash()), few)));
         let others = chance.hashes(50);
@@ -360,6 +366,7 @@ mod tests {
             sieve.layers[0].odd,
             [(5, 1), (7, 1), (7, 2), (9, 1), (9, 2)]
         );
+        assert!(sieve.is_large());
         assert!(twice.iter().all(|hash| may_have(sieve.look(*hash), slots)));
         // Those of the first one, of which no word says anything.
         assert!(

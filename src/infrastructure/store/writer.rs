@@ -290,6 +290,9 @@ impl SqliteStore {
     /// Brings the indexes up to date that are not those of SQLite, where it is time.
     fn bring(&mut self) -> Result<(), Trouble> {
         self.late.bring(&self.connection)?;
+        let has_runs = self.answer_keys.has_runs();
+        self.answer_keys.other_has_runs(self.invoice_ids.has_runs());
+        self.invoice_ids.other_has_runs(has_runs);
         self.answer_keys.bring(&self.connection)?;
         self.invoice_ids.bring(&self.connection)?;
         let next = [
