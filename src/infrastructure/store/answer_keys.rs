@@ -474,6 +474,34 @@ mod tests {
         }
     }
 
+    /// As of a damaged row: both lead to it.
+    #[test]
+    fn two_entries_of_one_row_are_in_one_run() {
+        for (other, rest) in [(-5, 49), (5, 49), (-5, 200), (5, 200)] {
+            let connection = in_memory();
+            let mut keys = AnswerKeys::open_with(&connection, MANY_RUNS).unwrap();
+            let hash = |n: i64| n << 40;
+            for n in 1..=100 + rest {
+                keys.hashes.add((hash(n), n));
+                if n == 100 {
+                    keys.hashes.add((other, n));
+                }
+            }
+            keys.bring(&connection).unwrap();
+            keys.committed();
+            assert!(keys.hashes.runs() > 0);
+            for (hash, n) in [
+                (other, 100),
+                (hash(100), 100),
+                (hash(99), 99),
+                (hash(101), 101),
+            ] {
+                let rows = keys.hashes.rows(&connection, hash).unwrap();
+                assert_eq!(rows, [n], "{other}, {rest}");
+            }
+        }
+    }
+
     /// What the filters of both indexes take is bounded.
     #[test]
     fn more_runs_are_kept_while_the_other_index_has_none() {

@@ -427,6 +427,8 @@ pub(super) fn add(
     hashes: impl Iterator<Item = i64>,
 ) -> Result<(), Trouble> {
     for hash in hashes {
+        // Also where its block is not what was written any more.
+        known.forget(table.seed, (hash, hash));
         if let At::Block(block) = at(connection, table, hash)? {
             build(connection, table, known, (block.first, block.last))?;
         }
@@ -533,14 +535,17 @@ pub(super) fn next(
 /// SQLite's.
 pub(super) fn fill(connection: &Connection) -> rusqlite::Result<()> {
     for table in [&invoice_ids::TABLE, &answer_keys::TABLE] {
-        let any = leaves::any(connection, table)?;
+        let any = match leaves::any(connection, table) {
+            Err(error) if is_corrupt(&error) => false,
+            any => any?,
+        };
         let mut first = any.then_some(i64::MIN);
         while let Some(from) = first {
             let known = &mut Known::default();
             first = match build(connection, table, known, (from, i64::MAX)) {
                 Ok(made_to) => made_to.checked_add(1),
-                Err(Trouble::Sqlite(error)) => return Err(error),
-                Err(Trouble::Damaged(_) | Trouble::Leaf(_)) => None,
+                Err(Trouble::Sqlite(error)) if !is_corrupt(&error) => return Err(error),
+                Err(_) => None,
             };
         }
     }
@@ -997,6 +1002,22 @@ mod tests {
                 break;
             }
         }
+    }
+
+    #[test]
+    fn what_is_put_where_a_block_is_damaged_is_not_called_absent() {
+        let connection = in_memory();
+        let mut chance = Chance(11);
+        let hashes = chance.hashes(60);
+        merge(&connection, &mut chance, &hashes);
+        let known = &mut Known::default();
+        let new = chance.hash();
+        assert!(!may_have(&connection, known, new));
+        let damage = "UPDATE invoice_id_filters SET bits = x'00'";
+        connection.execute(damage, []).unwrap();
+        put(&connection, new);
+        super::add(&connection, &TABLE, known, [new].into_iter()).unwrap();
+        assert!(may_have(&connection, known, new));
     }
 
     /// As a migration makes them.

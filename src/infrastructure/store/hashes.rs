@@ -860,11 +860,15 @@ impl Hashes {
         let (mut base, mut number, mut rest) = (base, runs::number_of(last) + 1, &near[..]);
         loop {
             // No more than a filter has room for.
-            let count = if rest.len() > self.sizes.run_max() {
+            let mut count = if rest.len() > self.sizes.run_max() {
                 run
             } else {
                 rest.len()
             };
+            // A damaged row has two entries.
+            while count > 0 && rest.get(count).is_some_and(|it| it.1 == rest[count - 1].1) {
+                count += 1;
+            }
             let (these, others) = rest.split_at(count);
             let end = match these.last() {
                 Some((_, n)) if !others.is_empty() => *n,
@@ -872,6 +876,9 @@ impl Hashes {
             };
             let entry = |it: &Entry| Some((it.0, offset(base, it.1)?));
             let mut entries: Vec<_> = these.iter().filter_map(entry).collect();
+            if entries.len() < these.len() {
+                return Err(runs::damaged(self.table));
+            }
             entries.sort_unstable();
             let run_of_these = Run::write(connection, self.table, number, (base, end), &entries)?;
             let hashes = entries.iter().map(|it| it.0).collect();
@@ -917,7 +924,13 @@ impl Hashes {
             self.untold.find_next(connection, self.table)?;
         }
         let mut entries = Vec::new();
-        while (self.owed > 0 || self.was_stopped && !self.untold.is_due(self.merged_to))
+        let mut gone_through = 0;
+        let mut is_behind = |untold: &Untold, merged_to, count| {
+            gone_through += count;
+            gone_through < 8 * MERGED_MAX && !untold.is_due(merged_to)
+        };
+        while (self.owed > 0
+            || self.was_stopped && is_behind(&self.untold, self.merged_to, entries.len()))
             && let Some((hash, _)) = merge.peek()
         {
             let leaf = Leaf::at(connection, self.table, hash)?;
@@ -1157,7 +1170,8 @@ pub(super) fn fault(
             "the index of {what} has {all} entries of which {right} are right, and {complete} for {expected} that it should have"
         )));
     }
-    if let Some(why) = filters::fault(connection, table, is_there)? {
+    let required = |hash, n| n >= oldest && is_there(hash, n);
+    if let Some(why) = filters::fault(connection, table, required)? {
         return Ok(Some(format!("the filter of the index of {what} {why}")));
     }
     let found = Run::all(connection, table, standing.until, &mut Sieve::new(0))?;
