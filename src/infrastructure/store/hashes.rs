@@ -924,13 +924,9 @@ impl Hashes {
             self.untold.find_next(connection, self.table)?;
         }
         let mut entries = Vec::new();
-        let mut gone_through = 0;
-        let mut is_behind = |untold: &Untold, merged_to, count| {
-            gone_through += count;
-            gone_through < 8 * MERGED_MAX && !untold.is_due(merged_to)
-        };
+        let least = self.owed.saturating_sub_unsigned(8 * MERGED_MAX);
         while (self.owed > 0
-            || self.was_stopped && is_behind(&self.untold, self.merged_to, entries.len()))
+            || self.was_stopped && self.owed > least && !self.untold.is_due(self.merged_to))
             && let Some((hash, _)) = merge.peek()
         {
             let leaf = Leaf::at(connection, self.table, hash)?;
