@@ -25,6 +25,7 @@ mod room;
 mod runs;
 mod together;
 mod wal;
+mod wal_writes;
 
 mod reader;
 mod writer;

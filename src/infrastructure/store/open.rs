@@ -17,6 +17,7 @@ use super::mark::{MARK, Mark, Position};
 use super::room::{self, beside};
 use super::schema;
 use super::wal::{self, WalDamage};
+use super::wal_writes;
 use super::writer::{SqliteStore, position};
 
 /// The database's name in the data directory.
@@ -196,10 +197,12 @@ fn open(path: &Path, new_id: Uuid) -> Result<SqliteStore, OpenError> {
     wal::examine(&wal)
         .map_err(|source| OpenError::Unreadable { path: wal, source })?
         .map_err(OpenError::WalDamaged)?;
-    let mut connection = connect(
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | NO_MUTEX;
+    let mut connection = prepared(Connection::open_with_flags_and_vfs(
         path,
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
-    )?;
+        flags,
+        wal_writes::vfs()?,
+    )?)?;
     // Where it is refused below, it is left as it was found, with its log.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     if connection.is_readonly("main")? {
@@ -310,11 +313,18 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
+/// A connection is used by one thread at a time.
+const NO_MUTEX: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
+
 pub(super) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, OpenError> {
+    prepared(Connection::open_with_flags(path, flags | NO_MUTEX)?)
+}
+
+/// What all connections have in common.
+fn prepared(connection: Connection) -> Result<Connection, OpenError> {
     if rusqlite::version_number() < SQLITE_VERSION_MIN {
         return Err(OpenError::SqliteTooOld(rusqlite::version()));
     }
-    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(128);
     // Without it SQLite peeks at bound values to see whether a partial index fits, and prepares a

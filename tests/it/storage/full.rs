@@ -15,11 +15,11 @@ fn while_nothing_can_be_written_writes_are_refused_and_reads_go_on() {
         ("a full disk", "wal write ENOSPC 1 0"),
         (
             "a full disk that takes half of it",
-            "wal write short 1 1\nwal write ENOSPC 2 0",
+            "wal write short 1 1\nwal write ENOSPC 1 0",
         ),
         (
-            "a full disk, from the middle of a commit on",
-            "any write ENOSPC 4 0",
+            "a full disk, from near the end of a commit on",
+            "wal write short 1 4\nany write ENOSPC 1 0",
         ),
         ("a quota", "any write EDQUOT 1 0"),
         (
