@@ -21,6 +21,7 @@ mod late;
 mod leaves;
 mod mark;
 mod packed;
+mod places;
 mod room;
 mod runs;
 mod together;

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::{Connection, Row, params_from_iter};
+use rusqlite::{Connection, Row, Statement, params_from_iter};
 
 use crate::application::Upkeep;
 use crate::application::ports::{
@@ -355,6 +355,14 @@ fn list(
     each: Each<'_>,
 ) -> Result<ControlFlow<(), i64>, StoreError> {
     let mut statement = connection.prepare_cached(sql).map_err(sort)?;
+    list_with(&mut statement, values, each)
+}
+
+fn list_with(
+    statement: &mut Statement<'_>,
+    values: &[i64],
+    each: Each<'_>,
+) -> Result<ControlFlow<(), i64>, StoreError> {
     let mut found = statement.query(params_from_iter(values)).map_err(sort)?;
     let mut given = 0;
     while let Some(row) = found.next().map_err(sort)? {
@@ -372,42 +380,49 @@ fn in_status(
     (status, ascending, after, limit): (InvoiceStatus, bool, i64, i64),
     each: Each<'_>,
 ) -> Result<(), StoreError> {
-    let until = late::until(connection, late::IN_STATUS).map_err(sort)?;
+    let until = late::until(connection, late::IN_STATUS.name).map_err(sort)?;
     let status = status_code(status);
     // The status of the row counts; the index says where to look. The plus keeps the order from being chosen anew.
-    let (indexed, newest) = if ascending {
+    let (sql, first, last) = if ascending {
         (
             concat!(
-                invoices_with_next!("invoices_in_status s CROSS JOIN invoices i ON i.n = s.n"),
-                " WHERE s.status = ?3 AND s.n > ?1 AND s.n <= ?4 AND +i.status = ?3 ORDER BY s.n LIMIT ?2"
-            ),
-            concat!(
                 invoices_with_next!(),
-                " WHERE i.n > max(?1, ?4) AND +i.status = ?3 ORDER BY i.n LIMIT ?2"
+                " WHERE i.n >= ?1 AND i.n <= ?2 AND +i.status = ?3 ORDER BY i.n LIMIT ?4"
             ),
+            after.saturating_add(1),
+            i64::MAX,
         )
     } else {
         (
             concat!(
-                invoices_with_next!("invoices_in_status s CROSS JOIN invoices i ON i.n = s.n"),
-                " WHERE s.status = ?3 AND s.n < ?1 AND s.n <= ?4 AND +i.status = ?3 ORDER BY s.n DESC LIMIT ?2"
-            ),
-            concat!(
                 invoices_with_next!(),
-                " WHERE i.n < ?1 AND i.n > ?4 AND +i.status = ?3 ORDER BY i.n DESC LIMIT ?2"
+                " WHERE i.n >= ?1 AND i.n <= ?2 AND +i.status = ?3 ORDER BY i.n DESC LIMIT ?4"
             ),
+            0,
+            after.saturating_sub(1),
         )
     };
+    let mut statement = connection.prepare_cached(sql).map_err(sort)?;
     let mut left = limit;
-    for sql in if ascending {
-        [indexed, newest]
-    } else {
-        [newest, indexed]
-    } {
-        match list(connection, sql, &[after, left, status, until], each)? {
-            ControlFlow::Continue(given) if given < left => left -= given,
-            _ => break,
-        }
+    let mut list = |(first, last): (i64, i64)| {
+        Ok(
+            match list_with(&mut statement, &[first, last, status, left], each)? {
+                ControlFlow::Continue(given) if given < left => {
+                    left -= given;
+                    ControlFlow::Continue(())
+                }
+                _ => ControlFlow::Break(()),
+            },
+        )
+    };
+    let newest = (first.max(until.saturating_add(1)), last);
+    let indexed = (first, last.min(until));
+    if !ascending && list(newest)?.is_break() {
+        return Ok(());
+    }
+    let flow = late::IN_STATUS.runs(connection, status, indexed, ascending, &mut list)?;
+    if ascending && flow.is_continue() {
+        let _ = list(newest)?;
     }
     Ok(())
 }
@@ -424,28 +439,38 @@ fn events_of_type(
     kind: i64,
 ) -> Result<(Events, bool), StoreError> {
     let after = i64::try_from(query.after).unwrap_or(i64::MAX);
-    let limit = i64::try_from(query.limit).unwrap_or(i64::MAX);
-    let (mut run, cut) = rows_of(
-        connection,
-        "SELECT e.sequence, e.json, e.packed FROM event_types t CROSS JOIN events e ON e.sequence = t.sequence \
-         WHERE t.type = ?3 AND t.sequence > ?1 ORDER BY t.sequence LIMIT ?2",
-        &[after, limit, kind],
-        query.bytes,
-    )?;
-    let left = limit.saturating_sub(i64::try_from(run.len()).unwrap_or(i64::MAX));
-    if cut || left == 0 {
-        return Ok((run, cut));
+    let mut statement = connection
+        .prepare_cached(
+            "SELECT sequence, json, packed FROM events WHERE sequence BETWEEN ?1 AND ?2 AND type = ?3 ORDER BY sequence",
+        )
+        .map_err(sort)?;
+    let mut run = Run::new(query.bytes);
+    let mut cut = false;
+    let mut read = |(first, last): (i64, i64)| -> Result<ControlFlow<()>, StoreError> {
+        let mut rows = statement.query([first, last, kind]).map_err(sort)?;
+        while run.events.len() < query.limit
+            && let Some(row) = rows.next().map_err(sort)?
+        {
+            if run.add(row)? {
+                cut = true;
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(if run.events.len() < query.limit {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        })
+    };
+    let first = after.saturating_add(1);
+    let indexed = (first, indexed_to);
+    if late::EVENT_TYPES
+        .runs(connection, kind, indexed, true, &mut read)?
+        .is_continue()
+    {
+        let _ = read((first.max(indexed_to.saturating_add(1)), i64::MAX))?;
     }
-    let taken: usize = run.iter().map(|(_, json)| json.len()).sum();
-    let bytes = query.bytes.map(|bytes| bytes.saturating_sub(taken));
-    let (newest, cut) = rows_of(
-        connection,
-        "SELECT sequence, json, packed FROM events WHERE sequence > ?1 AND type = ?3 ORDER BY sequence LIMIT ?2",
-        &[after.max(indexed_to), left, kind],
-        bytes,
-    )?;
-    run.extend(newest);
-    Ok((run, cut))
+    Ok((run.events, cut))
 }
 
 /// The events, and whether there may be more that the limit of bytes has left out. `of_invoice`: of one alone, if it is
@@ -473,7 +498,7 @@ fn read_events(
     }
     // Each type has its own run in the index, in order; the runs are merged here. Beyond the end of one
     // that was cut nothing is known of its type.
-    let indexed_to = late::until(connection, late::EVENT_TYPES).map_err(sort)?;
+    let indexed_to = late::until(connection, late::EVENT_TYPES.name).map_err(sort)?;
     let mut events = Vec::new();
     let mut known_to = None;
     for kind in types {

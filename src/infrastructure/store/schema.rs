@@ -9,7 +9,7 @@ use crate::failpoints::{Failed, reach};
 
 use super::open::OpenError;
 use super::rows::{invoice_columns, payment_columns};
-use super::{answer_keys, copy, filters, hashes, invoice_ids, leaves};
+use super::{answer_keys, copy, filters, hashes, invoice_ids, late, leaves};
 
 /// All migrations, oldest first. What has been released is never edited: its checksum is in every
 /// database that it made.
@@ -28,6 +28,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0012_packed_events.sql"),
     include_str!("migrations/0013_stretches.sql"),
     include_str!("migrations/0014_ribbons.sql"),
+    include_str!("migrations/0015_places.sql"),
 ];
 
 /// The migration whose tables are filled by [`leaves::fill`].
@@ -35,6 +36,9 @@ const LEAVES: i32 = 11;
 
 /// The one whose tables are filled by [`filters::fill`].
 const FILTERS: i32 = 14;
+
+/// The one whose tables are filled by [`late::fill`].
+const PLACES: i32 = 15;
 
 /// Marks the file as payd's (`PRAGMA application_id`): "payd" in ASCII.
 pub(super) const APPLICATION_ID: i32 = 0x7061_7964;
@@ -136,6 +140,9 @@ fn bring_each(
         if version == FILTERS {
             filters::fill(&transaction)?;
         }
+        if version == PLACES {
+            late::fill(&transaction)?;
+        }
         transaction.execute(
             "INSERT INTO migrations (version, checksum, applied_by) VALUES (?1, ?2, ?3)",
             (
@@ -186,9 +193,9 @@ pub(super) fn whole(connection: &Connection) -> Result<(), OpenError> {
         "SELECT last, entries FROM invoice_id_leaves",
         "SELECT last, entries FROM answer_key_leaves",
         "SELECT n, first, newest, entries FROM invoice_id_stretches",
-        "SELECT type, sequence FROM event_types",
+        "SELECT type, stretch, places FROM event_types",
         "SELECT run, id, payment FROM payment_ids",
-        "SELECT status, n FROM invoices_in_status",
+        "SELECT status, stretch, places FROM invoices_in_status",
     ];
     for sql in selects {
         connection.prepare(sql).map_err(|error| {

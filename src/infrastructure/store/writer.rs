@@ -749,10 +749,11 @@ impl Store for SqliteStore {
         invoice_row: i64,
     ) -> Result<(), StoreError> {
         let sequence = as_stored(record.sequence)?;
+        let kind = type_code(record.kind);
         let row = EventRow {
             sequence,
             invoice: invoice_row,
-            kind: type_code(record.kind),
+            kind,
             packed: packed::pack(&record.json),
             json: record.json,
             digest: record.digest,
@@ -762,7 +763,7 @@ impl Store for SqliteStore {
         self.write_waiting_invoices()?;
         let added = self.waiting.events.add(&self.connection, row);
         self.sorted(added)?;
-        self.late.event(sequence);
+        self.late.event(sequence, kind);
         self.newest = Some((record.sequence, record.digest));
         Ok(())
     }
