@@ -34,7 +34,7 @@ pub(super) const PAYMENT_IDS: &str = "payment_ids";
 const UNSETTLED: i64 = 3 * STEP;
 
 /// An index of few kinds.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Kinds {
     /// What the table `late` calls it.
     pub(super) name: &'static str,
@@ -92,11 +92,34 @@ pub(super) const IN_STATUS: &Kinds = &Kinds {
 type ByKind = BTreeMap<i64, Places>;
 
 impl Kinds {
-    /// Those of a kind in a stretch; of what is damaged, none.
-    fn get(&self, connection: &Connection, kind: i64, stretch: i64) -> rusqlite::Result<Places> {
+    /// Those of a kind in a stretch; nothing, where they are damaged.
+    fn get(
+        &self,
+        connection: &Connection,
+        kind: i64,
+        stretch: i64,
+    ) -> rusqlite::Result<Option<Places>> {
         let mut statement = connection.prepare_cached(self.get)?;
         let found = statement.query_row([kind, stretch], |row| Ok(read(row, 0)));
-        Ok(found.optional()?.flatten().unwrap_or_default())
+        Ok(found.optional()?.unwrap_or(Some(Places::default())))
+    }
+
+    /// Changes those of a kind in a stretch. Where they are damaged, they are made anew of what the table has.
+    fn change(
+        &self,
+        connection: &Connection,
+        (kind, stretch): (i64, i64),
+        change: impl FnOnce(&mut Places),
+    ) -> rusqlite::Result<()> {
+        let mut places = match self.get(connection, kind, stretch)? {
+            Some(places) => places,
+            None => {
+                let mut kinds = self.of(connection, stretch)?;
+                kinds.remove(&kind).unwrap_or_default()
+            }
+        };
+        change(&mut places);
+        self.put(connection, (kind, stretch), &places)
     }
 
     fn put(
@@ -175,7 +198,7 @@ impl Kinds {
         let mut look = |at: i64, kinds: &ByKind| -> rusqlite::Result<()> {
             for (kind, expected) in kinds {
                 let found = self.get(connection, *kind, at)?;
-                right += found.both(expected).count();
+                right += found.map_or(0, |it| it.both(expected).count());
             }
             Ok(())
         };
@@ -195,7 +218,7 @@ impl Kinds {
         Ok((there, right, count))
     }
 
-    /// Makes it of what it was before it had places.
+    /// Makes it of what it was before it had places. Where that is damaged, a stretch may come more than once.
     fn fill(&self, connection: &Connection) -> rusqlite::Result<()> {
         let to = whole_to(until(connection, self.name)?);
         {
@@ -210,14 +233,14 @@ impl Kinds {
                 }
                 let next = Some((kind, stretch(number)));
                 if let Some(of) = of.filter(|_| of != next) {
-                    self.put(connection, of, &places)?;
+                    self.change(connection, of, |it| *it = it.either(&places))?;
                     places = Places::default();
                 }
                 of = next;
                 places.add(number);
             }
             if let Some(of) = of {
-                self.put(connection, of, &places)?;
+                self.change(connection, of, |it| *it = it.either(&places))?;
             }
         }
         connection.execute_batch(self.before[1])?;
@@ -436,12 +459,8 @@ impl Late {
         }
         // If it was not where it belongs, that is for `payd verify` to tell: it holds up no payment.
         let (index, stretch) = (self.statuses.of, stretch(n));
-        let mut places = index.get(connection, from, stretch)?;
-        places.remove(n);
-        index.put(connection, (from, stretch), &places)?;
-        let mut places = index.get(connection, to, stretch)?;
-        places.add(n);
-        index.put(connection, (to, stretch), &places)
+        index.change(connection, (from, stretch), |places| places.remove(n))?;
+        index.change(connection, (to, stretch), |places| places.add(n))
     }
 
     /// It is about to be committed.
@@ -674,8 +693,39 @@ mod tests {
         assert_eq!(wrong(&of("places = x'ffff'")), (-512, -512));
         connection.execute_batch(&of("places = x'ffff'")).unwrap();
         let each = |_| Ok(ControlFlow::Continue(()));
-        let read = IN_STATUS.runs(&connection, 0, (0, 2000), true, each);
-        assert!(matches!(read, Err(StoreError::BadRow(_))), "{read:?}");
+        let read = || IN_STATUS.runs(&connection, 0, (0, 2000), true, each);
+        assert!(matches!(read(), Err(StoreError::BadRow(_))), "{:?}", read());
+        // A change makes it anew.
+        let change = "UPDATE invoices SET status = 4 WHERE n = 1500";
+        connection.execute_batch(change).unwrap();
+        late.status(&connection, 1500, (0, 4)).unwrap();
+        assert!(read().is_ok());
+        faultless(&connection, IN_STATUS);
+    }
+
+    /// One whose kind has changed comes before others of its stretch: those are not lost.
+    #[test]
+    fn what_was_damaged_before_it_is_taken_over_takes_nothing_with_it() {
+        let connection = database();
+        for n in 1..=3000 {
+            connection.execute(EVENT, [n, 1]).unwrap();
+        }
+        // Without the order of a key, as in a tree with an entry that was changed.
+        let before =
+            "CREATE TABLE event_types_before (type INTEGER NOT NULL, sequence INTEGER NOT NULL);
+            CREATE TABLE invoices_in_status_before (status INTEGER NOT NULL, n INTEGER NOT NULL);
+            INSERT INTO event_types_before SELECT iif(sequence = 2000, 0, 1), sequence FROM events;
+            UPDATE late SET until = 3000 WHERE name = 'event_types'";
+        connection.execute_batch(before).unwrap();
+        let as_it_lies = &Kinds {
+            before: [
+                "SELECT type, sequence FROM event_types_before ORDER BY rowid",
+                EVENT_TYPES.before[1],
+            ],
+            ..*EVENT_TYPES
+        };
+        as_it_lies.fill(&connection).unwrap();
+        assert_eq!(EVENT_TYPES.counts(&connection), Ok((2047, 2046, 2047)));
     }
 
     /// As a database of schema 14 has them: an entry for each row, and not up to the end of a stretch.

@@ -54,7 +54,8 @@ impl Places {
         self.0[word] &= !bit;
     }
 
-    pub(super) const fn has(&self, number: i64) -> bool {
+    #[cfg(test)]
+    const fn has(&self, number: i64) -> bool {
         let (word, bit) = place(number);
         self.0[word] & bit != 0
     }
@@ -76,17 +77,32 @@ impl Places {
         both
     }
 
+    /// Those that either has.
+    pub(super) fn either(&self, other: &Self) -> Self {
+        let mut either = *self;
+        for (word, other) in either.0.iter_mut().zip(other.0) {
+            *word |= other;
+        }
+        either
+    }
+
     /// Those of this stretch between these two numbers, as first and last of what follows each other; in order.
     pub(super) fn runs(&self, of: i64, (first, last): (i64, i64)) -> Vec<(i64, i64)> {
         let mut runs: Vec<(i64, i64)> = Vec::new();
-        let numbers = numbers(of);
-        for number in first.max(*numbers.start())..=last.min(*numbers.end()) {
-            if !self.has(number) {
-                continue;
-            }
-            match runs.last_mut() {
-                Some((_, last)) if *last == number - 1 => *last = number,
-                _ => runs.push((number, number)),
+        let mut number = *numbers(of).start();
+        for word in self.0 {
+            let (mut bits, begin) = (word, number);
+            number = number.saturating_add(64);
+            while bits != 0 {
+                let number = begin.saturating_add(i64::from(bits.trailing_zeros()));
+                bits &= bits - 1;
+                if !(first..=last).contains(&number) {
+                    continue;
+                }
+                match runs.last_mut() {
+                    Some((_, last)) if *last == number - 1 => *last = number,
+                    _ => runs.push((number, number)),
+                }
             }
         }
         runs

@@ -13,8 +13,10 @@ use std::path::Path;
 use rusqlite::ffi;
 use rustix::io::Errno;
 
-/// As much as a page with its frame's header, and some more.
-const PROBE: [u8; 8192] = [0; 8192];
+use super::wal_writes;
+
+/// As much as is written at a time, and some more: some file systems take a write as a whole, or not.
+const PROBE: usize = wal_writes::ROOM + 8192;
 
 /// The failures of which the reason may be that there is no room: a write, and making space for the
 /// index of the log. Never a sync: after a failed one nobody knows what is on disk.
@@ -43,7 +45,7 @@ pub(super) fn refusal(database: &Path) -> Option<io::Error> {
         .mode(0o600)
         .open(&path);
     let result = file.and_then(|file| {
-        file.write_all_at(&PROBE, place)?;
+        file.write_all_at(&vec![0; PROBE], place)?;
         // Some file systems find out only now.
         file.sync_data()
     });

@@ -36,7 +36,7 @@ use super::rows::{
 };
 use super::runs::Trouble;
 use super::together::{AnswerRow, EventRow, InvoiceRow, Waiting};
-use super::tokens;
+use super::{tokens, wal_writes};
 
 /// Answers are kept for 30 days (section 4), counted in time lived.
 const ANSWER_AGE_MAX_MS: i64 = 30 * 24 * 60 * 60 * 1000;
@@ -867,7 +867,7 @@ impl Store for SqliteStore {
             self.rollback();
             return Err(error);
         }
-        match self.execute("COMMIT", &[]) {
+        match wal_writes::at_once(|| self.execute("COMMIT", &[])) {
             Ok(_) => {
                 self.late.committed();
                 self.answer_keys.committed();

@@ -23,12 +23,12 @@ fn a_commit_that_fails_ends_payd_and_is_right_after_a_restart_whichever_way_it_w
     let (writes, syncs) = (faults.calls("wal write"), faults.calls("wal sync"));
     story(&daemon, &mut Heard::default());
     daemon.until_invoice("inv-1", "PAID");
-    let writes = faults.calls("wal write") - writes;
     let syncs = faults.calls("wal sync") - syncs;
-    // Each commit is one write and one sync, however many pages it has.
+    let writes = faults.calls("wal write") - writes;
+    // A commit is written at once, however many pages it has: with two writes for each there were more than ten for three.
     assert!(syncs >= 3, "{writes} writes, {syncs} syncs");
     assert!(
-        writes >= syncs && writes <= syncs + 1,
+        writes >= syncs && writes <= 2 * syncs,
         "{writes} writes, {syncs} syncs"
     );
     drop(daemon);
