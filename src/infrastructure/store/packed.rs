@@ -23,51 +23,61 @@
 use rusqlite::Row;
 use rusqlite::types::Type;
 
-/// The names, in the order in which they were first needed. They are in databases: others come after them.
-const NAMES: &[&[u8]] = &[
-    b"specversion",
-    b"id",
-    b"source",
-    b"type",
-    b"subject",
-    b"time",
-    b"datacontenttype",
-    b"traceparent",
-    b"actor",
-    b"data",
-    b"invoice_id",
-    b"invoice_status",
-    b"payment_id",
-    b"attempt",
-    b"amount",
-    b"currency",
-    b"status",
-    b"description",
-    b"metadata",
-    b"payment_method",
-    b"due_at",
-    b"attempts",
-    b"needs_attention",
-    b"cancel_requested",
-    b"next_attempt_at",
-    b"created_at",
-    b"updated_at",
-    b"paid_at",
-    b"cause",
-    b"idempotency_key",
-    b"reason",
-    b"gateway",
-    b"gateway_reference",
-    b"as",
-    b"failure",
-    b"kind",
-    b"code",
-    b"message",
-    b"retryable",
-    b"will_retry",
-    b"evidence",
-    b"restored",
-];
+/// Makes [`NAMES`], and [`FIELDS`] of them.
+macro_rules! names {
+    ($($name:literal),* $(,)?) => {
+        /// The names, in the order in which they were first needed. They are in databases: others come after them.
+        const NAMES: &[&[u8]] = &[$($name.as_bytes()),*];
+
+        /// What stands before a value that has one of them, behind another value.
+        const FIELDS: &[&[u8]] = &[$(concat!(",\"", $name, "\":").as_bytes()),*];
+    };
+}
+
+names!(
+    "specversion",
+    "id",
+    "source",
+    "type",
+    "subject",
+    "time",
+    "datacontenttype",
+    "traceparent",
+    "actor",
+    "data",
+    "invoice_id",
+    "invoice_status",
+    "payment_id",
+    "attempt",
+    "amount",
+    "currency",
+    "status",
+    "description",
+    "metadata",
+    "payment_method",
+    "due_at",
+    "attempts",
+    "needs_attention",
+    "cancel_requested",
+    "next_attempt_at",
+    "created_at",
+    "updated_at",
+    "paid_at",
+    "cause",
+    "idempotency_key",
+    "reason",
+    "gateway",
+    "gateway_reference",
+    "as",
+    "failure",
+    "kind",
+    "code",
+    "message",
+    "retryable",
+    "will_retry",
+    "evidence",
+    "restored",
+);
 
 /// Values that are common, as in JSON, 64 at most. They are in databases: others come after them.
 const WORDS: &[&[u8]] = &[
@@ -202,21 +212,20 @@ pub(super) fn pack(json: &str) -> Option<Vec<u8>> {
         at: 0,
         into: Vec::with_capacity(256),
         again: Texts::default(),
+        name: 0,
     };
     packing.object(1)?;
     let packed = packing.into;
-    (unpack(&packed).as_deref() == Some(json)).then_some(packed)
+    let mut unpacking = Unpacking::new(&packed, Same { json, at: 0 });
+    unpacking.whole()?;
+    (unpacking.into.at == json.len()).then_some(packed)
 }
 
 /// An event's JSON; none if this is not what [`pack`] made of one.
 pub(super) fn unpack(packed: &[u8]) -> Option<Vec<u8>> {
-    let mut unpacking = Unpacking {
-        packed,
-        into: Vec::with_capacity(USUAL_BYTES),
-        again: Texts::default(),
-    };
-    unpacking.object(1)?;
-    unpacking.packed.is_empty().then_some(unpacking.into)
+    let mut unpacking = Unpacking::new(packed, Vec::with_capacity(USUAL_BYTES));
+    unpacking.whole()?;
+    Some(unpacking.into)
 }
 
 /// An event's JSON from a row with it, and with the packed one: one of the two says something.
@@ -269,6 +278,8 @@ struct Packing<'a> {
     at: usize,
     into: Vec<u8>,
     again: Texts,
+    /// The place of the newest name, from 1 on: most are followed by the next one.
+    name: u8,
 }
 
 impl Packing<'_> {
@@ -277,15 +288,29 @@ impl Packing<'_> {
         (*self.json.get(self.at)? == byte).then(|| self.at += 1)
     }
 
+    /// A name's place, from 1 on; behind it and its colon.
+    fn name(&mut self) -> Option<u8> {
+        let rest = self.json.get(self.at..)?;
+        // Without the comma.
+        let next = FIELDS.get(usize::from(self.name)).map(|it| &it[1..]);
+        if let Some(next) = next.filter(|it| rest.starts_with(it)) {
+            self.at += next.len();
+            self.name += 1;
+            return Some(self.name);
+        }
+        self.pass(b'"')?;
+        let rest = &self.json[self.at..];
+        let len = quote_or_backslash(rest)?;
+        self.name = NAME_PLACES.find(&rest[..len])?;
+        self.at += len + 1;
+        self.pass(b':')?;
+        Some(self.name)
+    }
+
     fn object(&mut self, depth: usize) -> Option<()> {
         self.pass(b'{')?;
         loop {
-            self.pass(b'"')?;
-            let rest = &self.json[self.at..];
-            let len = quote_or_backslash(rest)?;
-            let name = NAME_PLACES.find(&rest[..len])?;
-            self.at += len + 1;
-            self.pass(b':')?;
+            let name = self.name()?;
             self.into.push(name);
             let opens = matches!(NAMES[usize::from(name) - 1], b"data" | b"failure");
             if opens && depth < DEPTH_MAX && self.json.get(self.at) == Some(&b'{') {
@@ -311,7 +336,12 @@ impl Packing<'_> {
             return Some(());
         }
         if Texts::takes(value) {
-            let same = |(from, to): &(usize, usize)| &self.json[*from..*to] == value;
+            // Most differ in their ends, which is seen without going through them.
+            let end = value.last_chunk::<AGAIN_LEN>();
+            let same = |(from, to): &(usize, usize)| {
+                let other = &self.json[*from..*to];
+                other.last_chunk() == end && other == value
+            };
             if let Some(place) = self.again.known().iter().position(same) {
                 self.into.push(AGAIN + u8::try_from(place).ok()?);
                 return Some(());
@@ -439,14 +469,79 @@ fn digits_of(text: &[u8]) -> Option<[u8; 9]> {
     Some(packed)
 }
 
+/// Where JSON goes that is unpacked.
+trait Into {
+    /// Takes these, if that is all right.
+    fn put(&mut self, bytes: &[u8]) -> Option<()>;
+
+    /// Takes what is there from the first up to the second place again.
+    fn again(&mut self, from: usize, to: usize) -> Option<()>;
+
+    /// What is there already.
+    fn there(&self) -> &[u8];
+}
+
+impl Into for Vec<u8> {
+    fn put(&mut self, bytes: &[u8]) -> Option<()> {
+        self.extend_from_slice(bytes);
+        Some(())
+    }
+
+    fn again(&mut self, from: usize, to: usize) -> Option<()> {
+        self.extend_from_within(from..to);
+        Some(())
+    }
+
+    fn there(&self) -> &[u8] {
+        self
+    }
+}
+
+/// JSON that is known, and is to be the same.
+struct Same<'a> {
+    json: &'a [u8],
+    /// Up to where it is.
+    at: usize,
+}
+
+impl Into for Same<'_> {
+    fn put(&mut self, bytes: &[u8]) -> Option<()> {
+        self.json.get(self.at..)?.strip_prefix(bytes)?;
+        self.at += bytes.len();
+        Some(())
+    }
+
+    fn again(&mut self, from: usize, to: usize) -> Option<()> {
+        self.put(&self.json[from..to])
+    }
+
+    fn there(&self) -> &[u8] {
+        &self.json[..self.at]
+    }
+}
+
 /// A packed event that is read.
-struct Unpacking<'a> {
+struct Unpacking<'a, I> {
     packed: &'a [u8],
-    into: Vec<u8>,
+    into: I,
     again: Texts,
 }
 
-impl<'a> Unpacking<'a> {
+impl<'a, I: Into> Unpacking<'a, I> {
+    fn new(packed: &'a [u8], into: I) -> Self {
+        Self {
+            packed,
+            into,
+            again: Texts::default(),
+        }
+    }
+
+    /// An event, and nothing after it.
+    fn whole(&mut self) -> Option<()> {
+        self.object(1)?;
+        self.packed.is_empty().then_some(())
+    }
+
     fn byte(&mut self) -> Option<u8> {
         let (byte, rest) = self.packed.split_first()?;
         self.packed = rest;
@@ -464,27 +559,33 @@ impl<'a> Unpacking<'a> {
     }
 
     fn object(&mut self, depth: usize) -> Option<()> {
-        let mut before = b'{';
+        let mut is_first = true;
         loop {
-            if self.into.len() > BYTES_MAX {
+            if self.into.there().len() > BYTES_MAX {
                 return None;
             }
-            let name = match self.byte()? {
+            let field = match self.byte()? {
                 END => break,
-                place => NAMES.get(usize::from(place) - 1)?,
+                place => FIELDS.get(usize::from(place) - 1)?,
             };
-            self.into.extend_from_slice(&[before, b'"']);
-            self.into.extend_from_slice(name);
-            self.into.extend_from_slice(b"\":");
+            if is_first {
+                self.into.put(b"{")?;
+                self.into.put(&field[1..])?;
+            } else {
+                self.into.put(field)?;
+            }
             self.value(depth)?;
-            before = b',';
+            is_first = false;
         }
         // None of payd's is empty.
-        (before == b',').then(|| self.into.push(b'}'))
+        if is_first {
+            return None;
+        }
+        self.into.put(b"}")
     }
 
     fn value(&mut self, depth: usize) -> Option<()> {
-        let start = self.into.len();
+        let start = self.into.there().len();
         let tag = self.byte()?;
         match tag {
             OBJECT => {
@@ -494,54 +595,50 @@ impl<'a> Unpacking<'a> {
             }
             0..WORD => {
                 let json = self.bytes(usize::from(tag))?;
-                self.into.extend_from_slice(json);
+                self.into.put(json)?;
             }
             WORD..AGAIN => {
                 let word = WORDS.get(usize::from(tag - WORD))?;
-                self.into.extend_from_slice(word);
-                return Some(());
+                return self.into.put(word);
             }
             AGAIN..UUID => {
                 let (from, to) = *self.again.known().get(usize::from(tag - AGAIN))?;
-                self.into.extend_from_within(from..to);
-                return Some(());
+                return self.into.again(from, to);
             }
             UUID..TIME => {
                 let prefix = PREFIXES.get(usize::from(tag - UUID))?;
                 let uuid = uuid::Uuid::from_bytes(self.array()?);
-                self.into.push(b'"');
-                self.into.extend_from_slice(prefix);
-                let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
-                let text = uuid.hyphenated().encode_lower(&mut text);
-                self.into.extend_from_slice(text.as_bytes());
-                self.into.push(b'"');
+                self.into.put(b"\"")?;
+                self.into.put(prefix)?;
+                let mut text = [b'"'; uuid::fmt::Hyphenated::LENGTH + 1];
+                uuid.hyphenated().encode_lower(&mut text);
+                self.into.put(&text)?;
             }
             TIME => {
                 let digits: [u8; 9] = self.array()?;
-                let mut text = [0; 24];
+                let mut text = [b'"'; 26];
                 for (at, mark) in MARKS {
-                    text[at] = mark;
+                    text[1 + at] = mark;
                 }
                 // The eighteenth half is none's.
                 let half = |place: usize| digits[place / 2] >> (4 * (place % 2)) & 15;
                 for (place, at) in DIGITS.into_iter().enumerate() {
-                    text[at] = b'0' + half(place);
+                    text[1 + at] = b'0' + half(place);
                 }
                 if half(DIGITS.len()) != 0 {
                     return None;
                 }
-                self.into.push(b'"');
-                self.into.extend_from_slice(&text);
-                self.into.push(b'"');
+                self.into.put(&text)?;
             }
             LONG => {
                 let len = u32::from_le_bytes(self.array()?);
                 let json = self.bytes(usize::try_from(len).ok()?)?;
-                self.into.extend_from_slice(json);
+                self.into.put(json)?;
             }
             _ => return None,
         }
-        self.again.note(&self.into, start, self.into.len());
+        let there = self.into.there();
+        self.again.note(there, start, there.len());
         Some(())
     }
 }
