@@ -727,6 +727,7 @@ impl Hashes {
         mut hashes: Vec<i64>,
     ) -> rusqlite::Result<Vec<i64>> {
         let memory = self.recent.memory();
+        memory.sieve.touch(&hashes);
         hashes.retain(|hash| {
             let places = memory.places(*hash);
             if places.parts.is_empty() {

@@ -96,7 +96,9 @@ impl Equation {
 
     /// Reads what it is about, so that it is at hand soon: what comes of it is nobody's.
     pub(super) fn touch<const PLANES: usize>(&self, groups: &[[u64; PLANES]]) -> u64 {
-        groups.get(self.place / GROUP).map_or(0, |group| group[0])
+        let group = self.place / GROUP;
+        let first = |at| groups.get(at).map_or(0, |it: &[u64; PLANES]| it[0]);
+        first(group) ^ first(group + 1)
     }
 }
 

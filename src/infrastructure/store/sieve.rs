@@ -15,8 +15,8 @@ use std::collections::HashSet;
 
 use foldhash::fast::RandomState;
 
-/// Bits of a print: of a thousand that are not there, a filter lets one through.
-const PLANES: usize = 10;
+/// Bits of a print: of two thousand that are not there, a filter lets one through.
+const PLANES: usize = 11;
 
 /// Words of a slot, a plane each.
 type Row = [u32; PLANES];
@@ -238,6 +238,15 @@ impl Sieve {
         self.layers.iter().any(|layer| !layer.rows.is_empty())
     }
 
+    /// Reads what looks for these are about to read, all of it at once.
+    pub(super) fn touch(&self, hashes: &[i64]) {
+        for layer in self.layers.iter().filter(|it| !it.rows.is_empty()) {
+            let rows = hashes.iter().flat_map(|hash| self.shape.of(*hash));
+            let words = rows.map(|place| layer.rows[place][0]);
+            std::hint::black_box(words.fold(0, |all, word| all ^ word));
+        }
+    }
+
     /// The slots of runs that may have a hash, a bit for each.
     pub(super) fn look(&self, hash: i64) -> u64 {
         let places = self.shape.of(hash);
@@ -315,7 +324,7 @@ mod tests {
         let others = (0..10_000).map(|_| sieve.look(chance.hash()).count_ones());
         let others: u32 = others.sum();
         // Of 640,000.
-        assert!((450..850).contains(&others), "{others}");
+        assert!((220..450).contains(&others), "{others}");
         // What has no slot may have anything, and what is gone has nothing.
         assert!(
             may_have(0, Slots::Any) && !may_have(0, Slots::Of(8)) && !may_have(!8, Slots::Of(8))
@@ -342,7 +351,7 @@ mod tests {
         assert!(hashes.iter().all(|hash| may_have(sieve.look(*hash), large)));
         let others = (0..10_000).filter(|_| may_have(sieve.look(chance.hash()), large));
         let others = others.count();
-        assert!((10..60).contains(&others), "{others}");
+        assert!((3..35).contains(&others), "{others}");
         assert_eq!(Sieve::new(0).add(&[5]), Slots::Any);
         sieve.release([nothing, large]);
         assert_eq!(sieve.layers[0].taken, 0);
