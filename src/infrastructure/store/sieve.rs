@@ -101,7 +101,7 @@ impl Shape {
 
     /// The prints of slots, of which those of each of these hashes make its own; and those hashes that were left over.
     fn solve(self, hashes: impl ExactSizeIterator<Item = i64> + Clone) -> (Vec<u16>, Vec<i64>) {
-        // Of each slot, how many hashes have it, and all of them in one.
+        // Of each slot, how many hashes have it, and all of them in one. All of this is small: at a start it is made for each run.
         let mut counts = vec![0_u32; self.slots()];
         let mut all = vec![0_i64; self.slots()];
         for hash in hashes.clone() {
@@ -110,32 +110,39 @@ impl Shape {
                 all[slot] ^= hash;
             }
         }
-        let mut alone: Vec<_> = (0..counts.len()).filter(|it| counts[*it] == 1).collect();
-        let mut taken = Vec::with_capacity(hashes.len());
-        while let Some(slot) = alone.pop() {
+        let mut alone: Vec<u32> = (0..)
+            .zip(&counts)
+            .filter(|(_, count)| **count == 1)
+            .map(|(slot, _)| slot)
+            .collect();
+        let mut taken: Vec<u32> = Vec::with_capacity(hashes.len());
+        while let Some(number) = alone.pop() {
+            let slot = number as usize;
             if counts[slot] != 1 {
                 continue;
             }
             // It stays in its slot, and leaves the others.
-            taken.push(slot);
+            taken.push(number);
             counts[slot] = 0;
             let hash = all[slot];
             for other in self.of(hash).into_iter().filter(|it| *it != slot) {
                 counts[other] -= 1;
                 all[other] ^= hash;
                 if counts[other] == 1 {
-                    alone.push(other);
+                    alone.extend(u32::try_from(other));
                 }
             }
         }
         drop((alone, counts));
         let mut odd = Vec::new();
         if taken.len() < hashes.len() {
-            let taken: HashSet<i64, RandomState> = taken.iter().map(|it| all[*it]).collect();
+            let taken = taken.iter().map(|it| all[*it as usize]);
+            let taken: HashSet<i64, RandomState> = taken.collect();
             odd.extend(hashes.filter(|hash| !taken.contains(hash)));
         }
         let mut prints = vec![0; all.len()];
         for slot in taken.into_iter().rev() {
+            let slot = slot as usize;
             let hash = all[slot];
             let others = self.of(hash).map(|it| prints[it]);
             prints[slot] ^= others.into_iter().fold(print(hash), |all, it| all ^ it);
