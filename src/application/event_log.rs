@@ -10,10 +10,21 @@ use crate::domain::{
     Invoice, InvoiceId, InvoiceStatus, Money, NewInvoice, PaymentId, ResolveAs, StoreId, Timestamp,
 };
 
-use super::ports::Head;
+use super::ports::Pack;
 
 /// Bytes of an event, as most are.
 const USUAL_BYTES: usize = 768;
+
+/// An event that has its place in the log, and is not in the chain yet.
+#[derive(Debug)]
+pub(super) struct Draft {
+    /// 1, 2, 3, … in commit order.
+    pub(super) sequence: u64,
+    /// Its type.
+    pub(super) kind: EventType,
+    /// The JSON, as it is stored and streamed.
+    pub(super) json: String,
+}
 
 /// An event with its place in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +35,10 @@ pub struct EventRecord {
     pub kind: EventType,
     /// The JSON, as it is stored and streamed.
     pub json: String,
+    /// What the store keeps in its place, where it has something shorter ([`Store::pack`]).
+    ///
+    /// [`Store::pack`]: super::ports::Store::pack
+    pub packed: Option<Vec<u8>>,
     /// The digest of the chain up to and including it.
     pub digest: [u8; 32],
 }
@@ -46,7 +61,7 @@ pub fn chain(before: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
 
 /// What an event carries besides the fact.
 #[derive(Debug, Clone, Copy)]
-pub struct Origin<'a> {
+pub(super) struct Origin<'a> {
     /// The source of events.
     pub source: StoreId,
     /// Who caused it: `uid:1000`, or payd itself.
@@ -57,28 +72,29 @@ pub struct Origin<'a> {
     pub at: Timestamp,
 }
 
-impl EventRecord {
-    /// Writes the event that comes after `head`. `state` is the invoice with the event folded in.
-    #[must_use]
-    pub fn encode(head: &Head, origin: Origin<'_>, event: &Event, state: &Aggregate) -> Self {
-        let sequence = head.sequence + 1;
-        let json = write(sequence, &origin, event, state);
-        let digest = chain(&head.digest, json.as_bytes());
+impl Draft {
+    /// Writes an event. `state` is the invoice with the event folded in.
+    pub(super) fn write(
+        sequence: u64,
+        origin: Origin<'_>,
+        event: &Event,
+        state: &Aggregate,
+    ) -> Self {
         Self {
             sequence,
             kind: event.kind(),
-            json,
-            digest,
+            json: write(sequence, &origin, event, state),
         }
     }
 
-    /// The end of the log once it stands there, committed at `at`.
-    #[must_use]
-    pub const fn head(&self, at: Timestamp) -> Head {
-        Head {
+    /// Links it to the event before it, which has this digest.
+    pub(super) fn seal(self, before: &[u8; 32], pack: Pack) -> EventRecord {
+        EventRecord {
             sequence: self.sequence,
-            digest: self.digest,
-            time: Some(at),
+            kind: self.kind,
+            packed: pack(&self.json),
+            digest: chain(before, self.json.as_bytes()),
+            json: self.json,
         }
     }
 }
@@ -224,7 +240,7 @@ pub struct DecodeError(String);
 /// Reads an event back.
 ///
 /// # Errors
-/// Where the bytes are not an event that [`EventRecord::encode`] wrote.
+/// Where the bytes are not an event that [`Draft::write`] wrote.
 pub fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let envelope: api::Event<'_> =
         serde_json::from_slice(bytes).map_err(|error| DecodeError(error.to_string()))?;

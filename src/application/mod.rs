@@ -29,7 +29,7 @@ mod verify;
 pub use app::{App, Overview};
 pub use bus::{Bell, Bus};
 pub use doctor::{Check, Surroundings, Verdict};
-pub use engine::{Engine, EngineHandle, Fatal, Policy, Run, Telling, spawn};
+pub use engine::{Engine, EngineHandle, Fatal, Policy, Run, Sealing, Telling, spawn};
 pub use event_log::{DecodeError, Decoded, EventRecord, chain, decode, first_digest};
 pub use gate::{Closure, Shut};
 pub use metrics::{Answered, Appended, Counters, Decided, GatewayCall, Metrics, Standing};

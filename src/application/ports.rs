@@ -202,8 +202,21 @@ pub enum Expected<'a> {
     Answer(AnswerName<'a>),
 }
 
+/// What a store keeps of an event's JSON in the place of it, where it has something shorter: [`Store::pack`].
+pub type Pack = fn(&str) -> Option<Vec<u8>>;
+
 /// The one writer. Between `begin` and `commit` it sees its own writes. It is used from one thread.
 pub trait Store: Send {
+    /// What it keeps of an event's JSON in the place of it, where it has something shorter: another thread may make it.
+    #[must_use]
+    fn pack(json: &str) -> Option<Vec<u8>>
+    where
+        Self: Sized,
+    {
+        let _ = json;
+        None
+    }
+
     /// What it knows of itself.
     ///
     /// # Errors

@@ -459,6 +459,15 @@ fn start_engine(mut run: Run<SqliteStore>) -> oneshot::Receiver<()> {
         .name("teller".to_owned())
         .spawn(move || telling.run())
         .unwrap_or_else(|error| end(&format!("the thread for log lines does not start: {error}")));
+    let sealing = run.seal_elsewhere();
+    if let Err(error) = std::thread::Builder::new()
+        .name("sealer".to_owned())
+        .spawn(move || sealing.run())
+    {
+        end(&format!(
+            "the thread that links events into the log does not start: {error}"
+        ));
+    }
     let body = move || {
         let _guard = EndOnPanic;
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -408,6 +408,10 @@ fn fault(state: &mut State, call: Call) -> Option<StoreError> {
 }
 
 impl Store for ModelStore {
+    fn pack(json: &str) -> Option<Vec<u8>> {
+        SqliteStore::pack(json)
+    }
+
     fn info(&mut self) -> Result<StoreInfo, StoreError> {
         self.pass(Call::Read)?;
         self.both(

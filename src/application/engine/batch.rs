@@ -9,7 +9,7 @@ use crate::domain::{
 };
 use crate::failpoints;
 
-use super::super::event_log::{EventRecord, Origin, decode};
+use super::super::event_log::{Draft, Origin, decode};
 use super::super::metrics::{Appended, Decided};
 use super::super::ports::{ChargeRequest, Expected, Head, PaymentRecord, Queue, Store, StoreError};
 use super::super::request::{
@@ -19,6 +19,7 @@ use super::super::tokens::{self, Token};
 use super::super::working_set::{Entry, WorkingSet};
 use super::Engine;
 use super::recent::{GENERATION_MAX, Recent};
+use super::sealer::Unsealed;
 
 /// The rules' word on an action.
 type Ruled = Result<Reply, Refusal>;
@@ -31,11 +32,13 @@ pub(super) struct Batch<'e, S> {
     engine: &'e mut Engine<S>,
     caller_payd: Caller,
     now: Timestamp,
+    /// The end of the log with what is decided; its digest is that of the last event that the store has.
     head: Head,
     paused: bool,
     set: WorkingSet,
-    /// Events that are not with the store yet, in their order.
-    records: Vec<Placed>,
+    /// Events that are not with the store yet, in their order, and where they belong.
+    unsealed: Unsealed,
+    places: Vec<Placed>,
     lines: Vec<Line>,
     settled: Vec<InvoiceId>,
     due: Vec<ChargeRequest>,
@@ -81,19 +84,18 @@ pub(super) struct Line {
     pub(super) committed: (SystemTime, Duration),
 }
 
-/// An event that is not with the store yet.
+/// Where an event belongs that is not with the store yet.
 struct Placed {
     /// The place of its invoice in the set.
     place: usize,
     /// The event of that invoice before it.
     previous: Option<u64>,
-    record: EventRecord,
 }
 
 /// What a decision comes to, before anybody sees it.
 #[derive(Default)]
 struct Folded {
-    records: Vec<(EventRecord, Line)>,
+    drafts: Vec<(Draft, Line)>,
     /// The payments that it changes, in order.
     payments: Vec<PaymentId>,
 }
@@ -123,7 +125,8 @@ impl<'e, S: Store> Batch<'e, S> {
             head: engine.head(),
             paused: engine.info.paused,
             set: WorkingSet::default(),
-            records: Vec::new(),
+            unsealed: Unsealed::after(engine.head().digest),
+            places: Vec::new(),
             lines: Vec::new(),
             settled: Vec::new(),
             due: Vec::new(),
@@ -345,9 +348,10 @@ impl<'e, S: Store> Batch<'e, S> {
             let entry = Entry::new(Aggregate::new((**invoice).clone()));
             let view = view(&entry.aggregate);
             let traceparent = caller.traceparent.as_deref();
-            let record = self.record(&self.head, event, &entry.aggregate, caller, traceparent);
+            let next = self.head.sequence + 1;
+            let draft = self.draft(next, event, &entry.aggregate, caller, traceparent);
             let place = self.set.insert(entry);
-            self.push(place, record);
+            self.push(place, draft);
             self.commit.changes("create");
             return Ok((view, true));
         }
@@ -658,7 +662,8 @@ impl<'e, S: Store> Batch<'e, S> {
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
-        let store = &mut self.engine.store;
+        let Engine { store, sealer, .. } = &mut *self.engine;
+        self.unsealed.end(sealer);
         let mut wrote = false;
         self.set.try_for_each(|entry| {
             if !entry.is_changed() {
@@ -667,21 +672,19 @@ impl<'e, S: Store> Batch<'e, S> {
             wrote = true;
             store.save(entry)
         })?;
-        for Placed {
-            place,
-            previous,
-            record,
-        } in self.records.drain(..)
-        {
-            let row = self.set.at(place).and_then(|entry| entry.row);
-            let row = row.ok_or_else(|| {
-                StoreError::Fatal(format!(
+        let mut places = self.places.drain(..);
+        let set = &self.set;
+        self.head.digest = self.unsealed.seal(S::pack, |record| {
+            let placed = places.next();
+            let row = placed.as_ref().and_then(|it| set.at(it.place)?.row);
+            let (Some(Placed { previous, .. }), Some(row)) = (placed, row) else {
+                return Err(StoreError::Fatal(format!(
                     "the invoice of event {} has no row after it was saved",
                     record.sequence
-                ))
-            })?;
-            store.append(record, previous, row)?;
-        }
+                )));
+            };
+            store.append(record, previous, row)
+        })?;
         self.wrote |= wrote;
         Ok(())
     }
@@ -721,8 +724,8 @@ impl<'e, S: Store> Batch<'e, S> {
                 }
             }
         }
-        for record in folded.records {
-            self.push(place, record);
+        for draft in folded.drafts {
+            self.push(place, draft);
         }
         if settled {
             self.settled.push(id.clone());
@@ -739,8 +742,7 @@ impl<'e, S: Store> Batch<'e, S> {
         caller: &Caller,
     ) -> Result<Folded, Undecided> {
         let mut folded = Folded::default();
-        let mut head = self.head;
-        for event in &decision.events {
+        for (next, event) in (self.head.sequence + 1..).zip(&decision.events) {
             let inherited = state
                 .latest()
                 .and_then(|payment| payment.traceparent.clone());
@@ -758,9 +760,8 @@ impl<'e, S: Store> Batch<'e, S> {
                         payment.traceparent.take().or_else(|| traceparent.clone());
                 }
             }
-            let entry = self.record(&head, event, state, caller, traceparent.as_deref());
-            head = entry.0.head(self.now);
-            folded.records.push(entry);
+            let draft = self.draft(next, event, state, caller, traceparent.as_deref());
+            folded.drafts.push(draft);
         }
         if let Some(work) = &decision.work
             && let Some(payment) = state.payments.last_mut()
@@ -771,24 +772,24 @@ impl<'e, S: Store> Batch<'e, S> {
         Ok(folded)
     }
 
-    fn record(
+    fn draft(
         &self,
-        head: &Head,
+        sequence: u64,
         event: &Event,
         state: &Aggregate,
         caller: &Caller,
         traceparent: Option<&str>,
-    ) -> (EventRecord, Line) {
+    ) -> (Draft, Line) {
         let origin = Origin {
             source: self.engine.info.source,
             actor: &caller.actor,
             traceparent,
             at: self.now,
         };
-        let record = EventRecord::encode(head, origin, event, state);
+        let draft = Draft::write(sequence, origin, event, state);
         let line = Line {
-            sequence: record.sequence,
-            kind: record.kind,
+            sequence,
+            kind: draft.kind,
             invoice: state.invoice.id().clone(),
             status: state.invoice.status,
             payment: event
@@ -800,19 +801,17 @@ impl<'e, S: Store> Batch<'e, S> {
             decided: decided(event),
             committed: (SystemTime::UNIX_EPOCH, Duration::ZERO),
         };
-        (record, line)
+        (draft, line)
     }
 
-    fn push(&mut self, place: usize, (record, line): (EventRecord, Line)) {
-        self.head = record.head(self.now);
+    fn push(&mut self, place: usize, (draft, line): (Draft, Line)) {
+        self.head.sequence = draft.sequence;
+        self.head.time = Some(self.now);
         self.lines.push(line);
         let entry = self.set.at_mut(place);
-        let previous = entry.and_then(|entry| entry.newest_event.replace(record.sequence));
-        self.records.push(Placed {
-            place,
-            previous,
-            record,
-        });
+        let previous = entry.and_then(|entry| entry.newest_event.replace(draft.sequence));
+        self.places.push(Placed { place, previous });
+        self.unsealed.push(draft, &self.engine.sealer);
     }
 
     /// Sees that an invoice is in the set, where there is one. Says in which place.

@@ -10,6 +10,7 @@ use super::super::gate::Closure;
 use super::super::ports::Store;
 use super::super::request::{Action, Caller, Envelope, Idempotency, Outcome, SubmitError};
 use super::super::tokens::Tokens;
+use super::sealer::{Sealer, Sealing};
 use super::teller::{Teller, Telling};
 use super::{Engine, Fatal, Health};
 
@@ -141,6 +142,13 @@ impl<S: Store> Run<S> {
         let (teller, telling) = Teller::apart(Arc::clone(&self.engine.metrics));
         self.engine.teller = teller;
         telling
+    }
+
+    /// From here on, the events of large batches are linked into the log on whichever thread runs what this gives.
+    pub fn seal_elsewhere(&mut self) -> Sealing {
+        let (sealer, sealing) = Sealer::apart(S::pack);
+        self.engine.sealer = sealer;
+        sealing
     }
 
     /// Runs until every handle is gone and everything submitted is decided. It blocks while it

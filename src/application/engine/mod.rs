@@ -11,6 +11,7 @@ mod agenda;
 mod batch;
 mod drive;
 mod recent;
+mod sealer;
 mod teller;
 
 use std::collections::HashSet;
@@ -30,9 +31,11 @@ use super::tokens::Tokens;
 use agenda::Agenda;
 use batch::Batch;
 use recent::Recent;
+use sealer::Sealer;
 use teller::Teller;
 
 pub use drive::{EngineHandle, Run, spawn};
+pub use sealer::Sealing;
 pub use teller::Telling;
 
 use drive::BATCH_MAX;
@@ -90,6 +93,7 @@ pub struct Engine<S> {
     tokens: Arc<Tokens>,
     untold: Vec<batch::Line>,
     teller: Teller,
+    sealer: Sealer,
     /// When to see whether there is room again.
     probe_at: Option<Timestamp>,
 }
@@ -197,6 +201,7 @@ impl<S: Store> Engine<S> {
             tokens,
             untold: Vec::new(),
             teller: Teller::Here,
+            sealer: Sealer::Here,
             probe_at: None,
         })
     }

@@ -297,9 +297,9 @@ fn not_lost(connection: &Connection, marked: &Position) -> Result<(), OpenError>
     Ok(())
 }
 
-/// What a reader keeps of the database's pages: 256 KiB, for the upper pages of the trees. There are up to
+/// What a reader keeps of the database's pages: 128 KiB, for the upper pages of the trees. There are up to
 /// 16 readers, and the rest is in the kernel's memory, once for all of them.
-const READER_CACHE: &str = "-256";
+const READER_CACHE: &str = "-128";
 
 /// Opens the database for reading only. It must exist.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {

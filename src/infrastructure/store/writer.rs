@@ -422,6 +422,10 @@ fn may_move_money(aggregate: &Aggregate) -> bool {
 }
 
 impl Store for SqliteStore {
+    fn pack(json: &str) -> Option<Vec<u8>> {
+        packed::pack(json)
+    }
+
     fn info(&mut self) -> Result<StoreInfo, StoreError> {
         let id = |name| {
             let text = meta(&self.connection, name)?;
@@ -754,7 +758,7 @@ impl Store for SqliteStore {
             sequence,
             invoice: invoice_row,
             kind,
-            packed: packed::pack(&record.json),
+            packed: record.packed,
             json: record.json,
             digest: record.digest,
             previous: as_stored(previous.unwrap_or(0))?,

@@ -97,6 +97,9 @@ fn sent_again_it_is_harmless() {
         );
     }
     assert_eq!(daemon.events().len(), 500);
+    // The events of such a batch are linked on a thread of their own.
+    make_paid(&daemon, "after-it");
+    daemon.verify();
 }
 
 #[test]

@@ -49,6 +49,10 @@ pub(crate) struct Faulty {
 }
 
 impl Store for Faulty {
+    fn pack(json: &str) -> Option<Vec<u8>> {
+        SqliteStore::pack(json)
+    }
+
     fn save(&mut self, entry: &mut Entry) -> Result<(), StoreError> {
         match self.fault.get() {
             Some(Wrong::Row(id)) if entry.aggregate.invoice.id().as_str() == id => Err(
