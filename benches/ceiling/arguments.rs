@@ -73,7 +73,7 @@ pub(crate) struct Compare {
     /// The payd to measure, instead of the one built beside this
     #[arg(long, value_name = "FILE")]
     pub(crate) payd: Option<PathBuf>,
-    /// What to compare it with: `least` and `ordinary` are sketches, anything else is another build of payd
+    /// What to compare it with: `least`, `ordinary` and `promising` are sketches, anything else is another build of payd
     #[arg(long, value_name = "SKETCH|FILE", value_delimiter = ',', default_values = ["least"])]
     pub(crate) against: Vec<Other>,
     /// Write all figures of all rounds there, as JSON
@@ -226,13 +226,15 @@ impl Display for Other {
     }
 }
 
-/// The two sketches.
+/// The three sketches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Which {
     /// The least that could be
     Least,
     /// What one would write in a day, with the usual libraries
     Ordinary,
+    /// The same, with what payd promises of a create and a payment
+    Promising,
 }
 
 impl Which {
@@ -240,6 +242,7 @@ impl Which {
         match self {
             Self::Least => "least",
             Self::Ordinary => "ordinary",
+            Self::Promising => "promising",
         }
     }
 }
@@ -259,4 +262,7 @@ pub(crate) struct Sketch {
     /// The gateway's port on this machine; none: approve in process
     #[arg(long)]
     pub(crate) gateway: Option<u16>,
+    /// What each request must show; none: nothing. Only `promising` asks for it
+    #[arg(long)]
+    pub(crate) token: Option<String>,
 }

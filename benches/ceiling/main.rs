@@ -23,6 +23,7 @@ mod gateway;
 mod limits;
 mod load;
 mod ordinary;
+mod promising;
 mod readers;
 mod seed;
 mod server;
@@ -43,6 +44,7 @@ fn main() {
         Some(Part::Sketch(arguments)) => match arguments.which {
             Which::Least => sketch::run(&arguments),
             Which::Ordinary => ordinary::run(&arguments),
+            Which::Promising => promising::run(&arguments),
         },
         Some(Part::Gateway) => gateway::run(),
     }

@@ -55,6 +55,9 @@ struct Payment {
     gateway_reference: Option<String>,
 }
 
+/// The pooled client for the gateway.
+pub(crate) type Pool = Client<HttpConnector, Full<Bytes>>;
+
 /// What the gateway says.
 #[derive(Deserialize)]
 struct Charged {
@@ -71,7 +74,7 @@ enum Command {
 #[derive(Clone)]
 struct Service {
     writer: mpsc::Sender<Command>,
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Pool,
     gateway: Option<Arc<str>>,
 }
 
@@ -84,12 +87,10 @@ pub(crate) fn run(arguments: &Sketch) {
     let database = Connection::open(&arguments.database).unwrap();
     database.execute_batch(SCHEMA).unwrap();
     database.set_prepared_statement_cache_capacity(64);
-    std::thread::spawn(move || write(&database, commands));
-    let mut connector = HttpConnector::new();
-    connector.set_nodelay(true);
+    std::thread::spawn(move || write(&database, commands, carry_out));
     let service = Service {
         writer,
-        client: Client::builder(TokioExecutor::new()).build(connector),
+        client: pool(),
         gateway: arguments
             .gateway
             .map(|port| format!("http://127.0.0.1:{port}/charges").into()),
@@ -102,7 +103,11 @@ pub(crate) fn run(arguments: &Sketch) {
 }
 
 /// One transaction for all that waits, one sync, and only then the answers.
-fn write(database: &Connection, mut commands: mpsc::Receiver<Command>) {
+pub(crate) fn write<C>(
+    database: &Connection,
+    mut commands: mpsc::Receiver<C>,
+    mut carry_out: impl FnMut(&Connection, C) -> Box<dyn FnOnce()>,
+) {
     let mut waiting = Vec::with_capacity(BATCH_MAX);
     while commands.blocking_recv_many(&mut waiting, BATCH_MAX) > 0 {
         execute(database, "BEGIN IMMEDIATE", []);
@@ -233,30 +238,37 @@ async fn pay(State(service): State<Service>, Path(id): Path<String>) -> Response
     json_of(StatusCode::OK, &payment)
 }
 
-fn json_of(status: StatusCode, value: &impl Serialize) -> Response {
+pub(crate) fn json_of(status: StatusCode, value: &impl Serialize) -> Response {
     let body = serde_json::to_vec(value).unwrap();
     (status, [(CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-async fn charge(
-    client: &Client<HttpConnector, Full<Bytes>>,
-    gateway: &str,
-    payment: &Payment,
-) -> String {
+async fn charge(client: &Pool, gateway: &str, payment: &Payment) -> String {
     let body = json!({
         "reference": payment.id,
         "invoice_id": payment.invoice_id,
         "amount": payment.amount,
         "currency": payment.currency,
     });
-    let request = hyper::Request::post(gateway)
-        .header(CONTENT_TYPE, "application/json")
-        .header("idempotency-key", &payment.id)
-        .body(Full::from(body.to_string()))
-        .unwrap();
-    let response = client.request(request).await.unwrap();
-    let body = response.into_body().collect().await.unwrap().to_bytes();
+    let body = send(client, gateway, &payment.id, body.to_string()).await;
     let charged: Charged = serde_json::from_slice(&body).unwrap();
     assert_eq!(charged.status, "succeeded");
     charged.id
+}
+
+pub(crate) fn pool() -> Pool {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    Client::builder(TokioExecutor::new()).build(connector)
+}
+
+/// Sends a charge to the gateway, and reads what it says.
+pub(crate) async fn send(client: &Pool, gateway: &str, key: &str, body: String) -> Bytes {
+    let request = hyper::Request::post(gateway)
+        .header(CONTENT_TYPE, "application/json")
+        .header("idempotency-key", key)
+        .body(Full::from(body))
+        .unwrap();
+    let response = client.request(request).await.unwrap();
+    response.into_body().collect().await.unwrap().to_bytes()
 }

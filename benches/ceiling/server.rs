@@ -25,6 +25,9 @@ const TICKS: f64 = 100.0;
 /// Source: <https://www.sqlite.org/walformat.html>, section 2.1.
 const CHANGES_AT: u64 = 8;
 
+/// The token of the sketch that asks for one: as long as payd's, and it opens nothing else.
+const SKETCH_TOKEN: &str = "sketch_of_a_token_that_is_as_long_as_one_that_payd_makes_itself";
+
 /// A process, its directory, and where it is reached.
 pub(crate) struct Server {
     child: Child,
@@ -125,7 +128,16 @@ impl Server {
         if let Some(port) = gateway {
             command.arg("--gateway").arg(port.to_string());
         }
+        let guarded = which == Which::Promising && over == Over::Tcp;
+        if guarded {
+            command.arg("--token").arg(SKETCH_TOKEN);
+        }
         let mut server = Self::start(over, command, socket, database, runtime);
+        if let Peer::Tcp { token, .. } = &mut server.peer
+            && guarded
+        {
+            *token = Some(SKETCH_TOKEN.to_owned());
+        }
         server._directory = Some(directory);
         server
     }
