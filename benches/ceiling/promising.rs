@@ -1,7 +1,7 @@
 //! A promising sketch: the ordinary one with what payd promises of a create and a payment that go well, in its plainest
-//! form. Answers kept under idempotency keys, events that are whole and hash-chained, rows and indexes as payd
-//! had them at first, a claim with an epoch and a lease, checks of what comes in and of states, a token over TCP, log
-//! lines, counters. Like the ordinary one it has text for ids and states, JSON by serde, and three commits a payment.
+//! form. Answers kept under idempotency keys, events that are whole and hash-chained, the rows of payd with plain
+//! indexes in SQL for what it finds by them, a claim with an epoch and a lease, checks of what comes in and of states, a
+//! token over TCP, log lines, counters. Like the ordinary one it has text for ids and states, JSON by serde, and three commits a payment.
 //!
 //! No bulk, no declines, no retries, no lookups, no recovery, no streams: a payment of which the gateway does not say that
 //! it succeeded stays as it is. It must never be used for anything else.

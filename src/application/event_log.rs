@@ -240,7 +240,7 @@ pub struct DecodeError(String);
 /// Reads an event back.
 ///
 /// # Errors
-/// Where the bytes are not an event that [`Draft::write`] wrote.
+/// Where the bytes are not an event as it comes to the log.
 pub fn decode(bytes: &[u8]) -> Result<Decoded, DecodeError> {
     let envelope: api::Event<'_> =
         serde_json::from_slice(bytes).map_err(|error| DecodeError(error.to_string()))?;

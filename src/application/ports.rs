@@ -208,14 +208,9 @@ pub type Pack = fn(&str) -> Option<Vec<u8>>;
 /// The one writer. Between `begin` and `commit` it sees its own writes. It is used from one thread.
 pub trait Store: Send {
     /// What it keeps of an event's JSON in the place of it, where it has something shorter: another thread may make it.
-    #[must_use]
     fn pack(json: &str) -> Option<Vec<u8>>
     where
-        Self: Sized,
-    {
-        let _ = json;
-        None
-    }
+        Self: Sized;
 
     /// What it knows of itself.
     ///

@@ -10,7 +10,7 @@ use super::super::gate::Closure;
 use super::super::ports::Store;
 use super::super::request::{Action, Caller, Envelope, Idempotency, Outcome, SubmitError};
 use super::super::tokens::Tokens;
-use super::sealer::{Sealer, Sealing};
+use super::sealer::Sealing;
 use super::teller::{Teller, Telling};
 use super::{Engine, Fatal, Health};
 
@@ -144,11 +144,10 @@ impl<S: Store> Run<S> {
         telling
     }
 
-    /// From here on, the events of large batches are linked into the log on whichever thread runs what this gives.
+    /// [`Engine::seal_elsewhere`].
+    #[must_use = "until it is run, a large batch waits for it; once it is dropped, the engine does it itself"]
     pub fn seal_elsewhere(&mut self) -> Sealing {
-        let (sealer, sealing) = Sealer::apart(S::pack);
-        self.engine.sealer = sealer;
-        sealing
+        self.engine.seal_elsewhere()
     }
 
     /// Runs until every handle is gone and everything submitted is decided. It blocks while it

@@ -206,6 +206,14 @@ impl<S: Store> Engine<S> {
         })
     }
 
+    /// From here on, the events of large batches are linked into the log on whichever thread runs what this gives.
+    #[must_use = "until it is run, a large batch waits for it; once it is dropped, the engine does it itself"]
+    pub fn seal_elsewhere(&mut self) -> Sealing {
+        let (sealer, sealing) = Sealer::apart(S::pack);
+        self.sealer = sealer;
+        sealing
+    }
+
     /// What the store knows of itself.
     pub const fn info(&self) -> &StoreInfo {
         &self.info

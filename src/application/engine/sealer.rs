@@ -15,10 +15,8 @@ use super::super::ports::{Pack, StoreError};
 const MANY: usize = if cfg!(test) { 4 } else { 128 };
 
 /// The engine's side.
-#[derive(Default)]
 pub(super) enum Sealer {
     /// The engine seals by itself.
-    #[default]
     Here,
     /// A thread does, where there are many.
     There(mpsc::Sender<Job>),
@@ -79,6 +77,8 @@ pub(super) struct Unsealed {
     digest: [u8; 32],
     drafts: Vec<Draft>,
     sent: Option<Sent>,
+    /// The thread is gone, and that has been said.
+    alone: bool,
 }
 
 /// What is with the thread.
@@ -95,6 +95,7 @@ impl Unsealed {
             digest,
             drafts: Vec::new(),
             sent: None,
+            alone: false,
         }
     }
 
@@ -133,8 +134,15 @@ impl Unsealed {
         };
         match jobs.send(job) {
             Ok(()) => sent.jobs += 1,
-            // The thread is gone: these are sealed here, if nothing before them was lost with it.
-            Err(mpsc::SendError(job)) => self.drafts = job.drafts,
+            // These are sealed here, if nothing before them was lost with it.
+            Err(mpsc::SendError(job)) => {
+                self.drafts = job.drafts;
+                if !std::mem::replace(&mut self.alone, true) {
+                    tracing::error!(
+                        "the thread that links events into the log is gone; the engine does it itself"
+                    );
+                }
+            }
         }
     }
 

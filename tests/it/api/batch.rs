@@ -98,6 +98,9 @@ fn sent_again_it_is_harmless() {
     }
     assert_eq!(daemon.events().len(), 500);
     // The events of such a batch are linked on a thread of their own.
+    let threads = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let mut names = threads.map(|it| std::fs::read_to_string(it.unwrap().path().join("comm")));
+    assert!(names.any(|name| name.is_ok_and(|it| it == "sealer\n")));
     make_paid(&daemon, "after-it");
     daemon.verify();
 }

@@ -1,14 +1,15 @@
 //! What the engine does when the store fails.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use payd::application::Places;
-use payd::application::request::{Action, Outcome, SubmitError};
+use payd::application::request::{Action, Idempotency, Outcome, SubmitError};
 use payd::domain::Refusal;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::bench::{Bench, approved, envelopes, invoice, key, pay};
-use super::faulty::Wrong;
+use super::faulty::{PACKED_THERE, SEALER, Wrong};
 
 #[test]
 fn after_a_commit_whose_fate_nobody_knows_nothing_is_answered_sent_or_told() {
@@ -84,6 +85,72 @@ fn without_room_requests_are_refused_and_it_recovers_by_itself() {
     assert!(bench.engine.as_ref().unwrap().health().is_writable());
     bench.settle(&sent, approved()).unwrap();
     bench.create("inv-2").unwrap();
+    bench.verify();
+}
+
+/// Invoices with ids of this name, each in a request of its own.
+fn creates(name: &str, count: u64) -> Vec<(Action, Option<Idempotency>)> {
+    (0..count)
+        .map(|n| {
+            let new = invoice(&format!("{name}-{n}"), 1 + n);
+            (Action::Create(vec![new.into()]), None)
+        })
+        .collect()
+}
+
+#[test]
+fn large_batches_are_linked_on_another_thread_whatever_becomes_of_the_one_before() {
+    const COUNT: u64 = 300;
+    let mut bench = Bench::new();
+    let sealing = bench.engine.as_mut().unwrap().seal_elsewhere();
+    let thread = std::thread::Builder::new()
+        .name(SEALER.to_owned())
+        .spawn(move || sealing.run())
+        .unwrap();
+    bench.create("first").unwrap();
+    let mut events = 1;
+    for (name, wrong, refused) in [
+        ("a", None, 0),
+        ("b", Some(Wrong::CommitRefused), COUNT),
+        ("c", Some(Wrong::Row("c-150")), 1),
+        ("d", None, 0),
+    ] {
+        bench.fault.set(wrong);
+        let answers = bench.batch(creates(name, COUNT));
+        bench.fault.set(None);
+        let made = |it: &&Result<Outcome, SubmitError>| matches!(it, Ok(Outcome::Fresh(Ok(_), _)));
+        let made = answers.iter().filter(made).count() as u64;
+        assert_eq!(made, COUNT - refused, "{name}");
+        events += made;
+        assert_eq!(bench.log().len() as u64, events, "{name}");
+        bench.verify();
+    }
+    // A key that is repeated has its first answer written from events that are with the thread.
+    let many: Vec<_> = (0..200)
+        .map(|n| invoice(&format!("e-{n}"), 7).into())
+        .collect();
+    let mut requests = creates("f", 70);
+    for _ in 0..2 {
+        requests.push((Action::Create(many.clone()), key("k", 1)));
+        requests.extend(creates(&format!("g-{}", requests.len()), 140));
+    }
+    let answers = bench.batch(requests);
+    assert!(matches!(answers[211], Ok(Outcome::Replayed(_))));
+    events += 70 + 200 + 2 * 140;
+    assert_eq!(bench.log().len() as u64, events);
+    bench.verify();
+    assert!(
+        PACKED_THERE.load(Ordering::Relaxed) > 0,
+        "there is a thread"
+    );
+
+    // Without it, the engine does it.
+    bench.engine = None;
+    thread.join().unwrap();
+    bench.restart();
+    drop(bench.engine.as_mut().unwrap().seal_elsewhere());
+    bench.batch(creates("h", COUNT));
+    assert_eq!(bench.log().len() as u64, events + COUNT);
     bench.verify();
 }
 

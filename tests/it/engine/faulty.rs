@@ -1,5 +1,6 @@
 //! The real store, but that a commit or a row can be made to fail.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -8,6 +9,10 @@ use payd::application::request::{AnswerName, StoredAnswer};
 use payd::application::{Entry, EventRecord, Token};
 use payd::domain::{InvoiceId, Payment, PaymentId, Timestamp};
 use payd::infrastructure::store::SqliteStore;
+
+/// What a test calls the thread that seals, and how many events it has packed.
+pub(crate) const SEALER: &str = "a test's sealer";
+pub(crate) static PACKED_THERE: AtomicUsize = AtomicUsize::new(0);
 
 /// What goes wrong, until it is taken back.
 #[derive(Clone, Default)]
@@ -50,6 +55,9 @@ pub(crate) struct Faulty {
 
 impl Store for Faulty {
     fn pack(json: &str) -> Option<Vec<u8>> {
+        if std::thread::current().name() == Some(SEALER) {
+            PACKED_THERE.fetch_add(1, Ordering::Relaxed);
+        }
         SqliteStore::pack(json)
     }
 
