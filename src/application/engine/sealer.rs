@@ -118,7 +118,6 @@ impl Unsealed {
         let Sealer::There(jobs) = sealer else {
             return;
         };
-        let before = self.sent.is_none().then_some(self.digest);
         let sent = self.sent.get_or_insert_with(|| {
             let (reply, sealed) = mpsc::channel();
             Sent {
@@ -129,7 +128,7 @@ impl Unsealed {
         });
         let job = Job {
             drafts: std::mem::take(&mut self.drafts),
-            before,
+            before: (sent.jobs == 0).then_some(self.digest),
             sealed: sent.reply.clone(),
         };
         match jobs.send(job) {
