@@ -73,8 +73,9 @@ pub(crate) struct Compare {
     /// The payd to measure, instead of the one built beside this
     #[arg(long, value_name = "FILE")]
     pub(crate) payd: Option<PathBuf>,
-    /// What to compare it with: `least`, `ordinary` and `promising` are sketches, anything else is another build of payd
-    #[arg(long, value_name = "SKETCH|FILE", value_delimiter = ',', default_values = ["least"])]
+    /// What to compare it with: a sketch (`least`, `least-keyed`, `ordinary`, `ordinary-keyed`, `promising`), or
+    /// another build of payd
+    #[arg(long, value_name = "SKETCH|FILE", value_delimiter = ',', default_values = ["least-keyed", "least"])]
     pub(crate) against: Vec<Other>,
     /// Write all figures of all rounds there, as JSON
     #[arg(long, value_name = "FILE")]
@@ -226,14 +227,18 @@ impl Display for Other {
     }
 }
 
-/// The three sketches.
+/// The sketches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Which {
     /// The least that could be
     Least,
+    /// The same, with a row for each idempotency key
+    LeastKeyed,
     /// What one would write in a day, with the usual libraries
     Ordinary,
-    /// The same, with what payd promises of a create and a payment
+    /// The same, with a row for each idempotency key
+    OrdinaryKeyed,
+    /// The ordinary one with what payd promises of a create and a payment
     Promising,
 }
 
@@ -241,9 +246,16 @@ impl Which {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Least => "least",
+            Self::LeastKeyed => "least-keyed",
             Self::Ordinary => "ordinary",
+            Self::OrdinaryKeyed => "ordinary-keyed",
             Self::Promising => "promising",
         }
+    }
+
+    /// Whether it keeps a row for each idempotency key, as its only addition.
+    pub(crate) const fn is_keyed(self) -> bool {
+        matches!(self, Self::LeastKeyed | Self::OrdinaryKeyed)
     }
 }
 

@@ -42,8 +42,8 @@ fn main() {
         Some(Part::Limits(arguments)) => limits::limits(&arguments),
         Some(Part::Growth(arguments)) => limits::growth(&arguments),
         Some(Part::Sketch(arguments)) => match arguments.which {
-            Which::Least => sketch::run(&arguments),
-            Which::Ordinary => ordinary::run(&arguments),
+            Which::Least | Which::LeastKeyed => sketch::run(&arguments),
+            Which::Ordinary | Which::OrdinaryKeyed => ordinary::run(&arguments),
             Which::Promising => promising::run(&arguments),
         },
         Some(Part::Gateway) => gateway::run(),

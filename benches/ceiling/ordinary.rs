@@ -2,6 +2,8 @@
 //! they come. JSON by serde both ways, text for ids and states, a pooled HTTP client for the gateway. Like
 //! the leaner one it has one writer thread that commits whatever waits in one transaction, three commits a
 //! payment, and none of what payd has beyond that. It must never be used for anything else.
+//!
+//! Keyed, it has the leaner one's fourth table too.
 
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::arguments::Sketch;
-use crate::sketch::{BATCH_MAX, execute, serve};
+use crate::sketch::{BATCH_MAX, KEYS, execute, keep, key, serve};
 
 const SCHEMA: &str = "
 PRAGMA journal_mode = WAL;
@@ -66,8 +68,8 @@ struct Charged {
 }
 
 enum Command {
-    Create(Vec<Invoice>, oneshot::Sender<()>),
-    Pay(String, oneshot::Sender<Option<Payment>>),
+    Create(Vec<Invoice>, Option<String>, oneshot::Sender<()>),
+    Pay(String, Option<String>, oneshot::Sender<Option<Payment>>),
     Settle(Payment, oneshot::Sender<()>),
 }
 
@@ -76,6 +78,7 @@ struct Service {
     writer: mpsc::Sender<Command>,
     client: Pool,
     gateway: Option<Arc<str>>,
+    keyed: bool,
 }
 
 pub(crate) fn run(arguments: &Sketch) {
@@ -86,6 +89,7 @@ pub(crate) fn run(arguments: &Sketch) {
     let (writer, commands) = mpsc::channel(4096);
     let database = Connection::open(&arguments.database).unwrap();
     database.execute_batch(SCHEMA).unwrap();
+    database.execute_batch(KEYS).unwrap();
     database.set_prepared_statement_cache_capacity(64);
     std::thread::spawn(move || write(&database, commands, carry_out));
     let service = Service {
@@ -94,6 +98,7 @@ pub(crate) fn run(arguments: &Sketch) {
         gateway: arguments
             .gateway
             .map(|port| format!("http://127.0.0.1:{port}/charges").into()),
+        keyed: arguments.which.is_keyed(),
     };
     let router = Router::new()
         .route("/invoices", post(create))
@@ -125,7 +130,7 @@ pub(crate) fn write<C>(
 /// Does it, and says how to answer it. A client that is gone is no reason to stop.
 fn carry_out(database: &Connection, command: Command) -> Box<dyn FnOnce()> {
     match command {
-        Command::Create(invoices, done) => {
+        Command::Create(invoices, key, done) => {
             for invoice in invoices {
                 execute(
                     database,
@@ -134,11 +139,12 @@ fn carry_out(database: &Connection, command: Command) -> Box<dyn FnOnce()> {
                 );
                 append(database, &invoice.id, "InvoiceCreated", &json!(invoice));
             }
+            keep(database, key.as_deref(), database.last_insert_rowid());
             Box::new(move || {
                 let _ = done.send(());
             })
         }
-        Command::Pay(id, done) => {
+        Command::Pay(id, key, done) => {
             let found = database
                 .prepare_cached("SELECT amount, currency FROM invoices WHERE id = ?1")
                 .unwrap()
@@ -162,6 +168,7 @@ fn carry_out(database: &Connection, command: Command) -> Box<dyn FnOnce()> {
                 params![payment.id, payment.invoice_id, payment.status],
             );
             advance(database, &payment, "PROCESSING", "PaymentRequested");
+            keep(database, key.as_deref(), database.last_insert_rowid());
             Box::new(move || {
                 let _ = done.send(Some(payment));
             })
@@ -207,7 +214,8 @@ async fn create(State(service): State<Service>, headers: HeaderMap, body: Bytes)
         .collect::<Result<_, _>>()
         .unwrap();
     let (done, wait) = oneshot::channel();
-    let command = Command::Create(invoices.clone(), done);
+    let key = key(service.keyed, &headers);
+    let command = Command::Create(invoices.clone(), key, done);
     service.writer.send(command).await.unwrap();
     wait.await.unwrap();
     if !many {
@@ -220,9 +228,15 @@ async fn create(State(service): State<Service>, headers: HeaderMap, body: Bytes)
     ([(CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
 }
 
-async fn pay(State(service): State<Service>, Path(id): Path<String>) -> Response {
+async fn pay(
+    State(service): State<Service>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Response {
     let (done, wait) = oneshot::channel();
-    service.writer.send(Command::Pay(id, done)).await.unwrap();
+    let key = key(service.keyed, &headers);
+    let command = Command::Pay(id, key, done);
+    service.writer.send(command).await.unwrap();
     let Some(mut payment) = wait.await.unwrap() else {
         return StatusCode::NOT_FOUND.into_response();
     };

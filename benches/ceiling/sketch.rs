@@ -5,6 +5,10 @@
 //!
 //! No checks, no state machine, no idempotency, no hash chain, no retries, no recovery, no logs, no
 //! figures: what payd costs beyond this is what those cost. It must never be used for anything else.
+//!
+//! Keyed, it keeps the least of payd's fourth table too: a row for each idempotency key that a request carries, with
+//! the event that the answer could be written from, in the commit of that event. It looks for none, so a key that
+//! comes again ends it.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -38,6 +42,10 @@ CREATE TABLE payments (n INTEGER PRIMARY KEY, invoice INTEGER NOT NULL, key TEXT
 CREATE TABLE events (sequence INTEGER PRIMARY KEY, invoice INTEGER NOT NULL, type INTEGER NOT NULL, json TEXT NOT NULL);
 ";
 
+/// What the keyed ones have besides.
+pub(crate) const KEYS: &str =
+    "CREATE TABLE answers (key TEXT PRIMARY KEY, event INTEGER NOT NULL) WITHOUT ROWID;";
+
 #[derive(Deserialize)]
 struct New {
     id: String,
@@ -56,8 +64,8 @@ struct Sending {
 }
 
 enum Command {
-    Create(Vec<New>, oneshot::Sender<()>),
-    Pay(String, oneshot::Sender<Option<Sending>>),
+    Create(Vec<New>, Option<String>, oneshot::Sender<()>),
+    Pay(String, Option<String>, oneshot::Sender<Option<Sending>>),
     Settle {
         payment: i64,
         invoice: i64,
@@ -76,6 +84,7 @@ enum Told {
 struct Service {
     writer: mpsc::Sender<Command>,
     gateway: Option<Gateway>,
+    keyed: bool,
 }
 
 pub(crate) fn run(arguments: &Sketch) {
@@ -88,6 +97,7 @@ pub(crate) fn run(arguments: &Sketch) {
             port,
             idle: Mutex::default(),
         }),
+        keyed: arguments.which.is_keyed(),
     });
     let router = Router::new()
         .route("/invoices", post(create))
@@ -115,6 +125,7 @@ pub(crate) async fn serve(arguments: &Sketch, router: Router) {
 fn open(path: &Path) -> Connection {
     let database = Connection::open(path).unwrap();
     database.execute_batch(SCHEMA).unwrap();
+    database.execute_batch(KEYS).unwrap();
     database.set_prepared_statement_cache_capacity(64);
     database
 }
@@ -151,7 +162,7 @@ fn carry_out(database: &Connection, command: Command, sequence: &mut i64) -> Tol
         );
     };
     match command {
-        Command::Create(invoices, done) => {
+        Command::Create(invoices, key, done) => {
             for new in invoices {
                 execute(
                     database,
@@ -160,9 +171,10 @@ fn carry_out(database: &Connection, command: Command, sequence: &mut i64) -> Tol
                 );
                 append(database.last_insert_rowid(), 0, &new.id);
             }
+            keep(database, key.as_deref(), *sequence);
             Told::Done(done)
         }
-        Command::Pay(id, done) => {
+        Command::Pay(id, key, done) => {
             let found = database
                 .prepare_cached("SELECT n, amount, currency FROM invoices WHERE id = ?1")
                 .unwrap()
@@ -170,11 +182,11 @@ fn carry_out(database: &Connection, command: Command, sequence: &mut i64) -> Tol
             let Ok((invoice, amount, currency)) = found else {
                 return Told::Send(done, None);
             };
-            let key = format!("key_{id}_1");
+            let charge_key = format!("key_{id}_1");
             execute(
                 database,
                 "INSERT INTO payments (invoice, key, state) VALUES (?1, ?2, 1)",
-                params![invoice, key],
+                params![invoice, charge_key],
             );
             let payment = database.last_insert_rowid();
             execute(
@@ -183,13 +195,14 @@ fn carry_out(database: &Connection, command: Command, sequence: &mut i64) -> Tol
                 [invoice],
             );
             append(invoice, 1, &id);
+            keep(database, key.as_deref(), *sequence);
             let sending = Sending {
                 payment,
                 invoice,
                 id,
                 amount,
                 currency,
-                key,
+                key: charge_key,
             };
             Told::Send(done, Some(sending))
         }
@@ -214,6 +227,20 @@ fn carry_out(database: &Connection, command: Command, sequence: &mut i64) -> Tol
             Told::Done(done)
         }
     }
+}
+
+/// Keeps a request's key, if it has one, with its last event.
+pub(crate) fn keep(database: &Connection, key: Option<&str>, event: i64) {
+    if let Some(key) = key {
+        let sql = "INSERT INTO answers (key, event) VALUES (?1, ?2)";
+        execute(database, sql, params![key, event]);
+    }
+}
+
+/// The idempotency key of a request that has one, for a sketch that keeps them.
+pub(crate) fn key(keyed: bool, headers: &HeaderMap) -> Option<String> {
+    let key = headers.get("idempotency-key").filter(|_| keyed)?;
+    Some(key.to_str().unwrap().to_owned())
 }
 
 pub(crate) fn execute(database: &Connection, sql: &str, values: impl rusqlite::Params) {
@@ -245,7 +272,8 @@ async fn create(State(service): State<Arc<Service>>, headers: HeaderMap, body: B
         invoices.push(new);
     }
     let (done, wait) = oneshot::channel();
-    let command = Command::Create(invoices, done);
+    let key = key(service.keyed, &headers);
+    let command = Command::Create(invoices, key, done);
     service.writer.send(command).await.unwrap();
     wait.await.unwrap();
     let (status, kind) = if many {
@@ -256,9 +284,15 @@ async fn create(State(service): State<Arc<Service>>, headers: HeaderMap, body: B
     (status, [(CONTENT_TYPE, kind)], answer).into_response()
 }
 
-async fn pay(State(service): State<Arc<Service>>, Segment(id): Segment<String>) -> Response {
+async fn pay(
+    State(service): State<Arc<Service>>,
+    Segment(id): Segment<String>,
+    headers: HeaderMap,
+) -> Response {
     let (done, wait) = oneshot::channel();
-    service.writer.send(Command::Pay(id, done)).await.unwrap();
+    let key = key(service.keyed, &headers);
+    let command = Command::Pay(id, key, done);
+    service.writer.send(command).await.unwrap();
     let Some(sending) = wait.await.unwrap() else {
         return StatusCode::NOT_FOUND.into_response();
     };
