@@ -251,6 +251,8 @@ fn sustained(payd: &Path, directory: &Path, seconds: (f64, f64), full: Option<&G
         line("shown then, a second", figures.rate, "/s", "");
         let memory = figures.memory_mib;
         line("memory, after 256 that read", memory, "MiB", "at most 64");
+        // payd rests ten seconds after the last request.
+        std::thread::sleep(Duration::from_secs(12));
         line("memory, at rest then", resident(&server), "MiB", "");
     }
     server.stop();

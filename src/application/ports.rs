@@ -237,6 +237,10 @@ pub trait Store: Send {
         Ok(())
     }
 
+    /// Nobody has asked for anything for a while, and no transaction is under way: a store may let go of what it keeps only
+    /// to be faster.
+    fn rest(&mut self) {}
+
     /// An invoice with its latest payment.
     ///
     /// # Errors

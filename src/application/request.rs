@@ -74,6 +74,14 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Whether it comes by itself from time to time, also where nobody asks payd for anything.
+    #[must_use]
+    pub const fn is_upkeep(&self) -> bool {
+        matches!(self, Self::Beat | Self::ExpireAnswers { .. })
+    }
+}
+
 /// The answer to an action that was not refused.
 #[derive(Debug, Clone)]
 pub enum Reply {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::super::gate::Closure;
 use super::super::ports::Store;
@@ -21,6 +22,10 @@ const QUEUE_MAX: usize = 4096;
 /// Requests decided in one commit: enough to fill a sync, few enough that the first does not wait
 /// long for the last.
 pub(super) const BATCH_MAX: usize = 512;
+
+/// How long nobody has asked for anything when the engine lets go of what it keeps only to be faster. What it takes to have
+/// that again is less than a client that comes once in so long would notice.
+const REST_AFTER: Duration = Duration::from_secs(10);
 
 /// The engine as others see it. Cheap to clone.
 #[derive(Clone)]
@@ -157,12 +162,25 @@ impl<S: Store> Run<S> {
     /// Where the process must end.
     pub async fn run(mut self) -> Result<(), Fatal> {
         let mut envelopes = Vec::new();
+        let mut rest_at = Some(Instant::now() + REST_AFTER);
         loop {
             let wait = self.engine.sleep().unwrap_or(Duration::MAX);
-            // A timeout is a reason to run, too: something is due.
+            let rest = rest_at.map_or(Duration::MAX, |at| {
+                at.saturating_duration_since(Instant::now())
+            });
             let received = self.queue.recv_many(&mut envelopes, BATCH_MAX);
-            if let Ok(0) = tokio::time::timeout(wait, received).await {
-                return Ok(());
+            match tokio::time::timeout(wait.min(rest), received).await {
+                Ok(0) => return Ok(()),
+                Err(_) if rest < wait => {
+                    rest_at = None;
+                    self.engine.rest();
+                    continue;
+                }
+                // A timeout is a reason to run, too: something is due.
+                Ok(_) | Err(_) => {}
+            }
+            if !envelopes.iter().all(|it| it.action.is_upkeep()) {
+                rest_at = Some(Instant::now() + REST_AFTER);
             }
             // It grows as it has to: room for the longest would be a large allocation each time.
             self.engine.run(std::mem::take(&mut envelopes))?;

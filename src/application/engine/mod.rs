@@ -301,6 +301,12 @@ impl<S: Store> Engine<S> {
         Ok(self.set_aside.len() - before)
     }
 
+    /// Nobody has asked for anything for a while: lets go of what is kept only to be faster.
+    pub fn rest(&mut self) {
+        self.recent = Recent::default();
+        self.store.rest();
+    }
+
     /// Decides a batch of requests, and what has become due besides. Every envelope is answered,
     /// but for claims, which may stay until there is something to claim.
     ///

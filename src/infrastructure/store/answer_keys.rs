@@ -77,7 +77,7 @@ impl AnswerKeys {
         self.hashes.share(ids.known());
     }
 
-    /// Frees what is known of filters, if nothing was looked for since the last time.
+    /// Frees what is known of filters, of the other index too.
     pub(super) fn rest(&self) {
         self.hashes.rest();
     }

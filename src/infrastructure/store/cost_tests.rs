@@ -20,6 +20,7 @@ use super::filters;
 use super::invoice_ids;
 use super::late::{self, STEP};
 use super::open::open_reader;
+use super::reader::Idle;
 use super::testing::{insert_old, put};
 use super::{DATABASE, SqliteReader, SqliteStore, open_writer};
 use crate::application::ports::{
@@ -616,7 +617,7 @@ fn looks(path: &Path, some: &InvoiceId) -> Vec<(&'static str, i32)> {
         .unwrap();
     let reader = SqliteReader {
         path: path.to_owned(),
-        idle: Mutex::new(vec![reader]),
+        idle: Arc::new(Idle(Mutex::new(vec![reader]))),
         recent_ids: None,
     };
     let invoices = |status, ascending| {

@@ -168,8 +168,6 @@ pub(super) struct Known {
     cut_to: Option<(u64, i64)>,
     /// Looks that found no room for what they have read.
     passed: usize,
-    /// Whether there were looks since somebody asked.
-    used: bool,
 }
 
 /// What is known of a block, all of which was what had been written.
@@ -343,11 +341,9 @@ impl Known {
         self.remove(from..from + count);
     }
 
-    /// Frees the memory, if there was no look since the last time.
+    /// Frees the memory.
     pub(super) fn rest(&mut self) {
-        if !std::mem::take(&mut self.used) {
-            *self = Self::default();
-        }
+        *self = Self::default();
     }
 }
 
@@ -365,7 +361,6 @@ pub(super) fn sift(
 ) -> rusqlite::Result<Vec<i64>> {
     let mut statement = connection.prepare_cached(table.block)?;
     let mut left = Vec::new();
-    known.used |= !hashes.is_empty();
     known.touch(table.seed, &hashes);
     for hash in hashes {
         let block = known.at(table.seed, hash);
@@ -960,7 +955,6 @@ mod tests {
         assert!(most >= blocks && kept > 20 * blocks, "{most}, {kept}");
         assert!(cut > kept / 2 && cut < kept, "{cut}, {kept}");
         // Where one that is cut says that it may have something, the block itself is asked.
-        known.used = true;
         for block in &mut known.blocks {
             assert!(!block.is_whole());
             block.planes = Planes::Fewer(Box::default());
@@ -975,9 +969,6 @@ mod tests {
         assert!(absent.count() > 150);
         // Another table's are others.
         assert!(known.at(TABLE.seed + 1, chance.hash()).is_none());
-        // It is let go once nobody has asked in a while.
-        known.rest();
-        assert!(known.blocks.len() >= blocks);
         known.rest();
         assert_eq!((known.blocks.len(), known.words), (0, 0));
         assert_eq!(known.room(), Some(Room::Whole));

@@ -640,7 +640,7 @@ impl Hashes {
         self.damaged
     }
 
-    /// Nothing may have happened for long.
+    /// Frees what is known of filters.
     pub(super) fn rest(&self) {
         known(&self.known).rest();
     }

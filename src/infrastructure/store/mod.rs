@@ -24,6 +24,7 @@ mod packed;
 mod places;
 mod room;
 mod runs;
+mod spare;
 mod together;
 mod wal;
 mod wal_writes;

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, Row, Statement, params_from_iter};
 
@@ -28,10 +28,26 @@ use super::rows::{
 /// busy daemon would open one, read its schema and prepare its statements for a single look.
 const IDLE_MAX: usize = 16;
 
+/// Connections that nobody reads with just now.
+#[derive(Debug, Default)]
+pub(super) struct Idle(pub(super) Mutex<Vec<Connection>>);
+
+impl Idle {
+    fn connections(&self) -> MutexGuard<'_, Vec<Connection>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes them.
+    pub(super) fn close(&self) {
+        let connections = std::mem::take(&mut *self.connections());
+        drop(connections);
+    }
+}
+
 /// Readers of one database.
 pub struct SqliteReader {
     pub(super) path: PathBuf,
-    pub(super) idle: Mutex<Vec<Connection>>,
+    pub(super) idle: Arc<Idle>,
     /// The ids of new invoices, which the writer has in memory.
     pub(super) recent_ids: Option<Arc<Recent>>,
 }
@@ -44,19 +60,27 @@ impl SqliteReader {
     /// # Errors
     /// Where it cannot be opened.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Self::with_ids(path, None)
+        Self::with_ids(path, None, Arc::default())
     }
 
-    /// Beside the writer that has these ids in memory.
-    pub(super) fn beside(path: &Path, recent_ids: Arc<Recent>) -> Result<Self, OpenError> {
-        Self::with_ids(path, Some(recent_ids))
+    /// Beside the writer that has these ids in memory, and closes these connections when it rests.
+    pub(super) fn beside(
+        path: &Path,
+        recent_ids: Arc<Recent>,
+        idle: Arc<Idle>,
+    ) -> Result<Self, OpenError> {
+        Self::with_ids(path, Some(recent_ids), idle)
     }
 
-    fn with_ids(path: &Path, recent_ids: Option<Arc<Recent>>) -> Result<Self, OpenError> {
-        let first = open_reader(path)?;
+    fn with_ids(
+        path: &Path,
+        recent_ids: Option<Arc<Recent>>,
+        idle: Arc<Idle>,
+    ) -> Result<Self, OpenError> {
+        idle.connections().push(open_reader(path)?);
         Ok(Self {
             path: path.to_owned(),
-            idle: Mutex::new(vec![first]),
+            idle,
             recent_ids,
         })
     }
@@ -70,11 +94,7 @@ impl SqliteReader {
         &self,
         read: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let idle = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
+        let idle = self.idle.connections().pop();
         let connection = match idle {
             Some(connection) => connection,
             None => {
@@ -82,7 +102,7 @@ impl SqliteReader {
             }
         };
         let result = read(&connection);
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.idle.connections();
         if idle.len() < IDLE_MAX && connection.is_autocommit() {
             idle.push(connection);
         }

@@ -14,7 +14,7 @@
 //! memory, is written as it comes: so a transaction that is rolled back leaves nothing that waits. Where a commit fails, SQLite
 //! takes it back, and what still waits of it is dropped: it has told nobody of those frames.
 //!
-//! This is the one place in payd with unsafe code: SQLite knows a VFS as functions of C.
+//! This is the one place in payd with unsafe code, but for one call (spare.rs): SQLite knows a VFS as functions of C.
 
 #![expect(unsafe_code, reason = "SQLite's interface for files is one of C")]
 

@@ -28,13 +28,14 @@ use super::late::Late;
 use super::mark::{Mark, Position};
 use super::open::OpenError;
 use super::packed;
-use super::reader::SqliteReader;
+use super::reader::{Idle, SqliteReader};
 use super::room;
 use super::rows::{
     self, INVOICE_WIDTH, failure_json, from_payment_by_id, invoice_columns, payment_columns,
     state_code, status_code, type_code,
 };
 use super::runs::Trouble;
+use super::spare;
 use super::together::{AnswerRow, EventRow, InvoiceRow, Waiting};
 use super::{tokens, wal_writes};
 
@@ -68,6 +69,8 @@ pub struct SqliteStore {
     /// The newest event of the transaction under way, with its digest.
     newest: Option<(u64, [u8; 32])>,
     pub(super) ahead: Ahead,
+    /// Connections of those that read beside it.
+    readers: Arc<Idle>,
     // After the connection: it holds the database's file open.
     pub(super) checkpointer: Checkpointer,
 }
@@ -105,6 +108,7 @@ impl SqliteStore {
             age: None,
             newest: None,
             ahead: Ahead::new(path),
+            readers: Arc::default(),
             checkpointer,
         }
     }
@@ -114,7 +118,11 @@ impl SqliteStore {
     /// # Errors
     /// Where it cannot be opened.
     pub fn reader(&self) -> Result<SqliteReader, OpenError> {
-        SqliteReader::beside(&self.path, self.invoice_ids.recent())
+        SqliteReader::beside(
+            &self.path,
+            self.invoice_ids.recent(),
+            Arc::clone(&self.readers),
+        )
     }
 
     fn execute(&self, sql: &str, values: &[&dyn ToSql]) -> Result<usize, StoreError> {
@@ -550,6 +558,16 @@ impl Store for SqliteStore {
         self.answer_keys.look(connection, &keys).map_err(sort)
     }
 
+    fn rest(&mut self) {
+        self.answer_keys.rest();
+        self.readers.close();
+        // Pages as they are in the database.
+        if let Err(error) = self.connection.execute_batch("PRAGMA shrink_memory") {
+            tracing::warn!(%error, "memory that is not needed now could not be given back");
+        }
+        spare::give_back();
+    }
+
     fn load(&mut self, id: &InvoiceId) -> Result<Option<Entry>, StoreError> {
         let Some(places) = self.invoice_ids.places(&self.connection, id)? else {
             return Ok(None);
@@ -813,9 +831,6 @@ impl Store for SqliteStore {
         lived: std::time::Duration,
         limit: usize,
     ) -> Result<usize, StoreError> {
-        if !lived.is_zero() {
-            self.answer_keys.rest();
-        }
         self.write_waiting()?;
         self.age = None;
         let lived_ms = i64::try_from(lived.as_millis()).unwrap_or(0);

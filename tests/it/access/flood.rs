@@ -40,12 +40,6 @@ fn connect_with(to: SocketAddr, peer: u8, buffer: Option<usize>) -> std::io::Res
     Ok(TcpStream::from(socket))
 }
 
-fn memory_peak_kib(daemon: &Daemon) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = status.lines().find(|it| it.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 #[test]
 fn lists_that_nobody_reads_take_few_places_for_a_while_and_none_of_the_sockets() {
     let daemon = Daemon::start();
@@ -207,7 +201,7 @@ fn the_socket_answers_and_payd_stays_small_whatever_comes_over_tcp() {
         drop(held);
         slowest
     });
-    let peak = memory_peak_kib(&daemon);
+    let peak = daemon.memory_kib("VmHWM");
     assert!(slowest < ANSWER_MAX, "the socket took {slowest:?}");
     assert!(peak < MEMORY_MAX_KIB, "payd took {peak} KiB");
     #[expect(clippy::print_stdout)]

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
 use rustix::process::Signal;
+use serde_json::json;
 
 use crate::support::daemon::{Daemon, command, until};
 use crate::support::http::Host;
@@ -221,4 +222,41 @@ fn a_closed_pipe_ends_quietly() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+#[test]
+fn memory_goes_back_once_nobody_asks_for_anything_and_nothing_is_forgotten() {
+    let daemon = Daemon::start();
+    // More than the writer keeps of its database's pages.
+    let text = "x".repeat(9_000);
+    for batch in 0..150 {
+        let invoice = |n| json!({"id": format!("i-{batch}-{n}"), "amount": 1, "description": text});
+        let lines: Vec<String> = (0..10).map(|n| invoice(n).to_string()).collect();
+        let headers = [("content-type", "application/x-ndjson")];
+        let body = lines.join("\n");
+        let sent = daemon
+            .unix
+            .request("POST", "/invoices", &headers, body.as_bytes());
+        assert_eq!(sent.unwrap().status, 200);
+    }
+    let key = [("idempotency-key", "a-key"), ("prefer", "wait=10")];
+    let pay = || {
+        daemon
+            .unix
+            .request("POST", "/invoices/i-3-4/pay", &key, b"")
+    };
+    let first = pay().unwrap();
+    assert_eq!(first.status, 200);
+    let busy = daemon.memory_kib("VmRSS");
+    // What others than SQLite have freed is less, and is gone at once.
+    until("payd is smaller by most of those pages", || {
+        daemon.memory_kib("VmRSS") + 6 * 1024 < busy
+    });
+    assert_eq!(daemon.invoice("i-3-4")["status"], "PAID");
+    let again = pay().unwrap();
+    assert_eq!((again.status, again.body), (200, first.body));
+    daemon
+        .unix
+        .post("/invoices", r#"{"id": "i-149-9", "amount": 2}"#)
+        .expect(409);
 }

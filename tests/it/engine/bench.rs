@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use payd::application::ports::{ChargeRequest, Clock, EventQuery, Random, Reader};
@@ -51,6 +51,8 @@ pub(crate) struct Bench {
     /// What the store does wrong next.
     pub(crate) fault: Fault,
     pub(crate) said: Said,
+    /// How often the store has rested.
+    pub(crate) rests: Arc<AtomicUsize>,
     /// The gateway in the settings, from the next start on.
     pub(crate) gateway: &'static str,
     path: PathBuf,
@@ -69,6 +71,7 @@ impl Bench {
             bus: Bus::new(0),
             fault: Fault::default(),
             said: Said::default(),
+            rests: Arc::default(),
             gateway: GATEWAY,
             path: directory.path().join("payd.db"),
             directory,
@@ -113,6 +116,7 @@ impl Bench {
             store,
             fault: self.fault.clone(),
             said: Arc::clone(&self.said),
+            rests: Arc::clone(&self.rests),
         };
         let mut engine =
             Engine::new(store, policy, clock, random, self.bus.clone(), metrics).unwrap();

@@ -51,6 +51,7 @@ pub(crate) struct Faulty {
     pub(crate) store: SqliteStore,
     pub(crate) fault: Fault,
     pub(crate) said: Said,
+    pub(crate) rests: Arc<AtomicUsize>,
 }
 
 impl Store for Faulty {
@@ -106,6 +107,11 @@ impl Store for Faulty {
             return Err(StoreError::Fatal("disk I/O error".to_owned()));
         }
         self.store.expect(&mut expected.into_iter())
+    }
+
+    fn rest(&mut self) {
+        self.rests.fetch_add(1, Ordering::Relaxed);
+        self.store.rest();
     }
 
     fn info(&mut self) -> Result<StoreInfo, StoreError> {

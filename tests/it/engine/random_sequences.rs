@@ -27,6 +27,7 @@ enum Step {
     Found(u8, u8),
     Resolve(u8, bool),
     Pass(u16),
+    Rest,
     Restart,
     Together(Vec<Step>),
 }
@@ -43,6 +44,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (any::<u8>(), 0_u8..6).prop_map(|(n, what)| Step::Found(n, what)),
         1 => (0..INVOICES, any::<bool>()).prop_map(|(i, ok)| Step::Resolve(i, ok)),
         4 => (1_u16..4000).prop_map(Step::Pass),
+        1 => Just(Step::Rest),
         1 => Just(Step::Restart),
     ];
     let together = prop_oneof![
@@ -177,6 +179,7 @@ fn carry_out(bench: &mut Bench, seen: &mut Seen, step: &Step) {
             let _ = bench.submit(Action::OnPayment(latest.payment.id, None, command));
         }
         Step::Pass(seconds) => bench.pass(Duration::from_secs(u64::from(*seconds))),
+        Step::Rest => bench.engine.as_mut().unwrap().rest(),
         Step::Restart => bench.restart(),
     }
 }

@@ -1,9 +1,11 @@
 //! A machine that was rebooted with another time on its wall clock: then payd has only that clock to ask, and
 //! what it has stored. Within one boot `storage/time.rs` shows it on the real payd.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use payd::application::request::{Action, Outcome};
+use payd::application::request::{Action, Caller, Outcome};
+use payd::application::spawn;
 use payd::domain::Finding;
 
 use super::bench::{Bench, approved, declined, invoice, key, unknown};
@@ -93,4 +95,44 @@ fn an_open_question_is_asked_again_and_an_answer_is_kept_whatever_the_clock_says
         bench.times_never_go_backwards();
         bench.verify();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_makes_it_faster_is_let_go_once_each_time_that_nobody_has_asked_for_a_while() {
+    let mut bench = Bench::new();
+    let (engine, run) = spawn(bench.engine.take().unwrap());
+    let run = tokio::spawn(run.run());
+    let pass = |tenths: u64| tokio::time::sleep(Duration::from_millis(100 * tenths));
+    let create = async |id| {
+        let action = Action::Create(vec![invoice(id, 5).into()]);
+        engine.submit(Caller::payd(), action, None).await.unwrap();
+    };
+    let rests = || bench.rests.load(Ordering::Relaxed);
+    pass(99).await;
+    assert_eq!(rests(), 0);
+    pass(2).await;
+    assert_eq!(rests(), 1, "after a start");
+    create("inv-1").await;
+    for id in ["inv-2", "inv-3", "inv-4"] {
+        pass(99).await;
+        create(id).await;
+    }
+    pass(99).await;
+    assert_eq!(rests(), 1, "while somebody asks");
+    // What comes by itself keeps nobody awake, and wakes nobody.
+    engine.submit_own(Action::Beat).await.unwrap();
+    pass(2).await;
+    assert_eq!(rests(), 2);
+    for lived in [1, 2, 3].map(Duration::from_secs) {
+        engine.submit_own(Action::Beat).await.unwrap();
+        let expiry = Action::ExpireAnswers { lived };
+        engine.submit_own(expiry).await.unwrap();
+        pass(600).await;
+    }
+    assert_eq!(rests(), 2, "once is enough");
+    create("inv-5").await;
+    pass(101).await;
+    assert_eq!(rests(), 3);
+    drop(engine);
+    run.await.unwrap().unwrap();
 }

@@ -278,6 +278,15 @@ impl Daemon {
         self.stderr.lock().unwrap().clone()
     }
 
+    /// A figure of the kernel's about its memory: `VmRSS` is what it has, `VmHWM` the most that it had. In KiB.
+    pub(crate) fn memory_kib(&self, which: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let mut lines = status.lines().filter_map(|it| it.split_once(':'));
+        let (_, value) = lines.find(|(name, _)| *name == which).unwrap();
+        let figure = value.split_whitespace().next().unwrap();
+        figure.parse().unwrap()
+    }
+
     /// Both transports, by name.
     pub(crate) fn hosts(&self) -> [(&'static str, &Host); 2] {
         [("unix", &self.unix), ("tcp", &self.tcp)]
