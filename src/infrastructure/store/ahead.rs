@@ -20,7 +20,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::domain::InvoiceId;
@@ -229,8 +228,6 @@ impl Drop for Ahead {
 fn run(path: &Path, shared: &Shared) {
     let connection = open_reader(path).and_then(|connection| {
         set(&connection, "cache_size", CACHE, CACHE)?;
-        // What is to become of the log is for the writer to say.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         Ok(connection)
     });
     let connection = match connection {
@@ -434,7 +431,8 @@ mod tests {
         }
         store.rollback();
         assert_eq!(store.ahead.threads.len(), THREADS);
-        // The writer is the last to close the database, and moves its log.
+        // The writer is the last to close the database, and moves its log: those that read beside it have nothing open.
+        let _reader = store.reader().unwrap();
         drop(store);
         let log = super::super::room::beside(&path, "-wal");
         assert!(!log.exists());

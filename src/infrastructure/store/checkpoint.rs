@@ -467,6 +467,10 @@ mod tests {
         let its_own = std::mem::replace(&mut writer.store.checkpointer, ours);
         let _locks = Arc::clone(&its_own._database);
         drop(its_own);
+        // Those that read beside the writer are closed before it; or after it, where somebody reads just then.
+        let reader = writer.store.reader().unwrap();
+        let in_use = reader.idle.0.lock().unwrap().pop().unwrap();
+        let other = writer.store.reader().unwrap();
         let longest = writer.commit(4 * LONG_FRAMES);
         assert!(longest >= 4 * LONG_FRAMES, "{longest} frames");
         assert!(writer.store.checkpointer.shared.log().unsynced);
@@ -483,6 +487,7 @@ mod tests {
         };
         let there = rows(&store.connection);
         drop(store);
+        drop((in_use, reader, other));
         let log = super::super::room::beside(&path, "-wal");
         let bytes = std::fs::metadata(&log).unwrap().len();
         assert!(bytes >= u64::from(longest) * 4096, "{bytes}");

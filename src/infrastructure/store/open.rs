@@ -301,13 +301,16 @@ fn not_lost(connection: &Connection, marked: &Position) -> Result<(), OpenError>
 /// 16 readers, and the rest is in the kernel's memory, once for all of them.
 const READER_CACHE: &str = "-128";
 
-/// Opens the database for reading only. It must exist.
+/// Opens the database for reading only. It must exist. A log that is there stays as it is.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     if !path.exists() {
         return Err(OpenError::Missing(path.to_owned()));
     }
+    let has_log = beside(path, "-wal").exists();
     // Not SQLITE_OPEN_READ_ONLY: after a crash, reading needs to recover the WAL.
     let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    // What is to become of a log is for the writer to say, also where this is closed after it: it may have to stay whole.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log)?;
     set(&connection, "query_only", "ON", "1")?;
     set(&connection, "cache_size", READER_CACHE, READER_CACHE)?;
     Ok(connection)

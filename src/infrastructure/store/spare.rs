@@ -19,6 +19,6 @@ pub(super) fn give_back() {
     let _ = malloc_trim(0);
 }
 
-/// Others have no such thing, or do it by themselves.
+/// Elsewhere it is left to the C library.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub(super) const fn give_back() {}

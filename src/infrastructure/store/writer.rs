@@ -76,10 +76,11 @@ pub struct SqliteStore {
 }
 
 impl Drop for SqliteStore {
-    /// The threads' connections go before the writer's, which then is the last to be closed, and moves what is
-    /// left of the log.
+    /// Other connections go before the writer's, which then is the last to be closed, and moves what is left of the log.
+    /// One that is read with just now goes later, and leaves the log as it is.
     fn drop(&mut self) {
         self.ahead.end();
+        self.readers.close();
         if !self.checkpointer.end() {
             self.leave_as_it_is();
         }
