@@ -23,8 +23,8 @@ const QUEUE_MAX: usize = 4096;
 /// long for the last.
 pub(super) const BATCH_MAX: usize = 512;
 
-/// How long nobody has asked for anything, workers included, when the engine lets go of what it keeps only to be faster. What it takes to have
-/// that again is less than a client that comes once in so long would notice.
+/// How long nobody has asked for anything, workers included, when the engine lets go of what it keeps only to be
+/// faster. What it takes to have that again is less than a client that comes once in so long would notice.
 const REST_AFTER: Duration = Duration::from_secs(10);
 
 /// The engine as others see it. Cheap to clone.

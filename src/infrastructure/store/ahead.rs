@@ -25,7 +25,7 @@ use rusqlite::{Connection, OptionalExtension};
 use crate::domain::InvoiceId;
 
 use super::hashes::Table;
-use super::open::{open_reader, set};
+use super::open::open_reader;
 use super::runs::Trouble;
 use super::{answer_keys, invoice_events, invoice_ids, leaves, stretches};
 
@@ -47,9 +47,6 @@ pub(super) const LEAVES: u16 = 64;
 
 /// How often that may wait: for each of two indexes, once more than the thread has begun.
 const MERGES: usize = 4;
-
-/// What is kept of a connection's pages: those at the top of the indexes.
-const CACHE: &str = "-128";
 
 /// What to look for.
 #[derive(Debug)]
@@ -226,11 +223,7 @@ impl Drop for Ahead {
 }
 
 fn run(path: &Path, shared: &Shared) {
-    let connection = open_reader(path).and_then(|connection| {
-        set(&connection, "cache_size", CACHE, CACHE)?;
-        Ok(connection)
-    });
-    let connection = match connection {
+    let connection = match open_reader(path) {
         Ok(connection) => connection,
         Err(error) => {
             tracing::warn!(%error, "nothing is looked for ahead; lookups wait for the disk one by one");

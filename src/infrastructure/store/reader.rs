@@ -37,7 +37,7 @@ impl Idle {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes them.
+    /// Closes them. Who wants one meanwhile does not wait for that.
     pub(super) fn close(&self) {
         let connections = std::mem::take(&mut *self.connections());
         drop(connections);
@@ -63,7 +63,7 @@ impl SqliteReader {
         Self::with_ids(path, None, Arc::default())
     }
 
-    /// Beside the writer that has these ids in memory, and closes these connections when it rests.
+    /// Beside the writer that has these ids in memory, and closes these connections when it rests, and when it ends.
     pub(super) fn beside(
         path: &Path,
         recent_ids: Arc<Recent>,

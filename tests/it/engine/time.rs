@@ -1,5 +1,5 @@
 //! A machine that was rebooted with another time on its wall clock: then payd has only that clock to ask, and
-//! what it has stored. Within one boot `storage/time.rs` shows it on the real payd.
+//! what it has stored. Within one boot `storage/time.rs` shows it on the real payd. And time in which nobody asks.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
